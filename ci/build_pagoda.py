@@ -1,0 +1,44 @@
+"""Build Pagoda: hatchling, with each backend extra resolved to where its code is.
+
+In a checkout ``pagoda-llm[cpu]`` means ``platforms/cpu`` and what it needs beside us, so
+``pip install -e '.[cpu]'`` takes nothing but pip.  An sdist, and so every released wheel,
+names the published distributions instead: hatchling reads them from PKG-INFO.
+"""
+
+import os
+from pathlib import Path
+
+from hatchling import build as hatchling_build
+from hatchling.build import *  # noqa: F403  the other PEP 517 and PEP 660 hooks
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+TORCH = "platforms/torch"
+# Every distribution of this repository that an extra needs, the transitive ones too: a plain pin
+# in a sibling's own metadata is satisfied by the direct reference made here.
+EXTRAS = {
+    "cpu": [TORCH, "platforms/cpu"],
+}
+TEST = ["hypothesis>=6.100", "httpx>=0.27", "mypy>=1.15", "openai>=1.60", "pytest>=8.2", "ruff>=0.9"]
+
+
+class BackendExtras(MetadataHookInterface):
+    def update(self, metadata: dict) -> None:
+        metadata["optional-dependencies"] = {
+            **{
+                extra: [self.requirement(path, metadata["version"]) for path in paths]
+                for extra, paths in EXTRAS.items()
+            },
+            "test": TEST,
+        }
+
+    def requirement(self, path: str, version: str) -> str:
+        name = "pagoda-" + path.removeprefix("platforms/").replace("/", "-")
+        source = Path(self.root, path)
+        if source.is_dir() and "PAGODA_RELEASE" not in os.environ:
+            return f"{name} @ {source.as_uri()}"
+        return f"{name}=={version}"
+
+
+def build_sdist(sdist_directory: str, config_settings: dict | None = None) -> str:
+    os.environ["PAGODA_RELEASE"] = "1"
+    return hatchling_build.build_sdist(sdist_directory, config_settings)

@@ -1,0 +1,44 @@
+"""Pagoda: one LLM engine; hardware is a plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pagoda.async_llm import AsyncLLM
+    from pagoda.llm import LLM
+    from pagoda.outputs import CompletionOutput, RequestOutput
+    from pagoda.platform.errors import PagodaError
+    from pagoda.sampling.params import SamplingParams, StructuredOutputsParams
+
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "CompletionOutput",
+    "PagodaError",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputsParams",
+    "__version__",
+]
+
+_HOMES = {
+    "LLM": "pagoda.llm",
+    "AsyncLLM": "pagoda.async_llm",
+    "CompletionOutput": "pagoda.outputs",
+    "RequestOutput": "pagoda.outputs",
+    "PagodaError": "pagoda.platform.errors",
+    "SamplingParams": "pagoda.sampling.params",
+    "StructuredOutputsParams": "pagoda.sampling.params",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use, so that ``import pagoda`` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pagoda' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

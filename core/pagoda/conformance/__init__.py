@@ -1,0 +1,1 @@
+"""The kit that holds any backend to the contract."""

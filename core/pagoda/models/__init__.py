@@ -1,0 +1,1 @@
+"""Model folders: config.json and weights as raw tensors, no torch."""

@@ -1,0 +1,1 @@
+"""The NumPy platform: the oracle that every backend is compared with."""

@@ -1,0 +1,1 @@
+"""What the torch platforms share: model runner, layers, models, sampler, attention contract."""
