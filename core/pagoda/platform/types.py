@@ -114,7 +114,7 @@ class RunnerConfig:
     seed: int = 0
     trust_remote_code: bool = False
     show_progress: bool = False
-    platform_options: Mapping[str, object] = EMPTY  # what pagoda_add_arguments added
+    platform_options: Mapping[str, object] = field(default_factory=lambda: EMPTY)  # pagoda_add_arguments
 
 
 @dataclass(frozen=True)
