@@ -114,7 +114,8 @@ class RunnerConfig:
     seed: int = 0
     trust_remote_code: bool = False
     show_progress: bool = False
-    platform_options: Mapping[str, object] = field(default_factory=lambda: EMPTY)  # pagoda_add_arguments
+    # What pagoda_add_arguments added, as far as the user chose it.
+    platform_options: Mapping[str, object] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True)
