@@ -68,6 +68,7 @@ class StructuredOutputsParams(
     def __post_init__(self) -> None:
         kinds = ("json", "regex", "choice", "grammar", "json_object")
         chosen = [kind for kind in kinds if getattr(self, kind) not in (None, False)]
+        allowed = f"must have exactly one of {', '.join(kinds)}"
         if self.json is False:
             raise InvalidValue("structured_outputs.json", False, "no JSON value would fit")
         if len(chosen) != 1:
@@ -105,7 +106,7 @@ class SamplingParams(
     omit_defaults=True,
     forbid_unknown_fields=True,
 ):
-    """How to continue a prompt.  Raises InvalidValue for any value out of range or of wrong type."""
+    """How to continue a prompt.  A value out of range or of the wrong type raises InvalidValue."""
 
     n: int = 1
     presence_penalty: float = 0.0  # [-2, 2]
@@ -132,9 +133,7 @@ class SamplingParams(
     logit_bias: dict[int, float] | None = None  # [-100, 100] each
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
-    bad_words_token_ids: list[list[int]] | None = (
-        None  # ``prepare_bad_words`` makes it of bad_words
-    )
+    bad_words_token_ids: list[list[int]] | None = None  # see ``prepare_bad_words``
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -293,9 +292,10 @@ def _integer(field: str, value: Any, low: int, high: int | None = None) -> int:
     span = f"from {low} to {high}" if high is not None else f"at least {low}"
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise InvalidValue(field, value, f"must be a whole number {span}")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         raise InvalidValue(field, value, f"must be {span}")
-    return int(value)
+    return number
 
 
 def _number(
