@@ -72,11 +72,7 @@ class StructuredOutputsParams(
         if self.json is False:
             raise InvalidValue("structured_outputs.json", False, "no JSON value would fit")
         if len(chosen) != 1:
-            raise InvalidValue(
-                "structured_outputs",
-                ", ".join(chosen),
-                f"must have exactly one of {', '.join(kinds)}",
-            )
+            raise InvalidValue("structured_outputs", ", ".join(chosen), allowed)
         if self.json is not None and not isinstance(self.json, str | dict | bool):
             raise InvalidValue("structured_outputs.json", self.json, "must be a JSON schema")
         for name in ("regex", "grammar", "whitespace_pattern"):
