@@ -20,6 +20,19 @@ def setting(default: Any, help: str, choices: tuple[str, ...] = (), low: float |
     return field(default=default, metadata=metadata)
 
 
+def check_settings(record: Any) -> None:
+    """Raise InvalidValue where a settings record's value is no allowed word or too small."""
+    for f in dataclasses.fields(record):
+        value, choices, low = getattr(record, f.name), f.metadata["choices"], f.metadata["low"]
+        if choices and value is not None and value not in choices:
+            raise InvalidValue(f.name, value, f"must be one of {', '.join(choices)}")
+        if low is not None and value is not None:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidValue(f.name, value, "must be a whole number")
+            if value < low:
+                raise InvalidValue(f.name, value, f"must be at least {low}")
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """What a user may choose about an engine; names and defaults follow vLLM's where it has one.
@@ -64,15 +77,7 @@ class EngineConfig:
     platform_options: Mapping[str, object] = setting(EMPTY, "options of the platform itself")
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value, choices, low = getattr(self, f.name), f.metadata["choices"], f.metadata["low"]
-            if choices and value is not None and value not in choices:
-                raise InvalidValue(f.name, value, f"must be one of {', '.join(choices)}")
-            if low is not None and value is not None:
-                if isinstance(value, bool) or not isinstance(value, int):
-                    raise InvalidValue(f.name, value, "must be a whole number")
-                if value < low:
-                    raise InvalidValue(f.name, value, f"must be at least {low}")
+        check_settings(self)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise InvalidValue("gpu_memory_utilization", self.gpu_memory_utilization, "must be in (0, 1]")
 
