@@ -28,15 +28,18 @@ def resolve(
     holds no model and PagodaError when the hub has no answer."""
     name = os.fspath(model)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return _checked(path)
-    if path.is_file():
+    if name and path.is_file():
         raise BadCheckpoint(
             f"{name} is a file, and a model is a folder with config.json and weights",
             f"the folder it lies in: {path.parent}",
         )
     if _looks_like_path(name):
-        raise BadCheckpoint(f"{name} does not exist", "a model folder or a hub name (owner/model)")
+        raise BadCheckpoint(
+            f"{name or 'a model without a name'} does not exist",
+            "a model folder or a hub name (owner/model)",
+        )
     return _checked(_download(name, revision, download_dir, weights))
 
 
