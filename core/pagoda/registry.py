@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 import pluggy
 
@@ -28,14 +30,21 @@ class Platform:
     version: str
 
     def probe(self) -> list[DeviceInfo]:
-        """The devices it found.  Whatever its runtime throws arrives as Unavailable."""
+        """The devices it found.  Raises Unavailable."""
+        devices = self.ask("pagoda_probe")
+        if not isinstance(devices, list | tuple):
+            raise Unavailable(f"platform {self.info.name!r}: pagoda_probe returned {devices!r}")
+        return list(devices)
+
+    def ask(self, hook: str, **arguments: object) -> Any:
+        """Call a hook.  Whatever the platform's runtime throws arrives as Unavailable."""
         try:
-            return list(self.hook.pagoda_probe())
-        except Unavailable:
+            return getattr(self.hook, hook)(**arguments)
+        except PagodaError:
             raise
         except Exception as error:
-            remedy = "pagoda doctor"
-            raise Unavailable(f"platform {self.info.name!r}: probe failed: {error!r}", remedy) from error
+            what = f"platform {self.info.name!r}: {hook} failed: {error!r}"
+            raise Unavailable(what, "pagoda doctor") from error
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Choice:
 
 
 def installed() -> dict[str, list[metadata.EntryPoint]]:
-    """Entry points by name.  One name from two distributions is a mistake to report, not to hide."""
+    """Entry points by name; one name from two distributions is a mistake for ``load`` to report."""
     found: dict[str, list[metadata.EntryPoint]] = {}
     for entry in metadata.entry_points(group=GROUP):
         entries = found.setdefault(entry.name, [])
@@ -82,25 +91,40 @@ def load(name: str, entries: Iterable[metadata.EntryPoint]) -> Platform | None:
         owners = " and ".join(sorted(_distribution(e)[0] for e in (entry, *others)))
         raise Unavailable(f"platform name {name!r} is claimed by {owners}", "uninstall one of them")
     distribution, version = _distribution(entry)
+    where = f"platform {name!r} ({distribution} {version})"
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     manager.register(defaults, name="pagoda defaults")
-    where = f"platform {name!r} ({distribution} {version})"
     try:
-        # One broad catch: a broken plugin must not stop the others.
-        manager.register(entry.load(), name=name)
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise Unavailable(f"{where} does not fit the platform contract: {error}") from error
+        # Broad: a broken plugin must not stop the others.
+        plugin = entry.load()
+        card = getattr(plugin, "pagoda_platform", None)
+        info: Any = card() if card else None
     except Exception as error:
         remedy = f"pip install --force-reinstall {distribution}"
         raise Unavailable(f"{where} failed to import: {error!r}", remedy) from error
-    if not manager.hook.pagoda_platform.get_hookimpls():
+    if card:  # before the hooks: those of another contract may not fit this one
+        _check_card(info, name, distribution, where)
+    for attribute, value in vars(plugin).items():
+        marked = hasattr(value, f"{GROUP}_impl")
+        if attribute.startswith("pagoda_") and inspect.isfunction(value) and not marked:
+            raise Unavailable(f"{where}: {attribute} lacks the decorator @hookimpl")
+    try:
+        manager.register(plugin, name=name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise Unavailable(f"{where} does not fit the platform contract: {error}") from error
+    if not card:
         return None
     for hook in REQUIRED:
         if not getattr(manager.hook, hook).get_hookimpls():
             raise Unavailable(f"{where} lacks the required hook {hook}")
-    (info,) = manager.hook.pagoda_platform()
+    return Platform(info, manager.hook, distribution, version)
+
+
+def _check_card(info: object, name: str, distribution: str, where: str) -> None:
+    if not isinstance(info, PlatformInfo):
+        raise Unavailable(f"{where}: pagoda_platform returned {info!r}, not a PlatformInfo")
     if info.name != name:
         raise Unavailable(f"{where} calls itself {info.name!r}; the entry point says {name!r}")
     theirs, ours = (".".join(map(str, c)) for c in (info.contract, CONTRACT))
@@ -109,7 +133,17 @@ def load(name: str, entries: Iterable[metadata.EntryPoint]) -> Platform | None:
         raise Unavailable(
             f"{where} speaks contract {theirs}, this core {ours}", f"pip install --upgrade {behind}"
         )
-    return Platform(info, manager.hook, distribution, version)
+
+
+def find(name: str) -> Platform:
+    """Load the platform of this name, touching no device.  Raises Unavailable."""
+    found = installed()
+    if name not in found:
+        raise _not_installed(name, found)
+    platform = load(name, found[name])
+    if platform is None:
+        raise Unavailable(f"the plugin {name!r} is not a platform", "pagoda platforms")
+    return platform
 
 
 def survey() -> list[Finding]:
@@ -117,7 +151,8 @@ def survey() -> list[Finding]:
     findings = []
     for name, entries in installed().items():
         distribution, version = _distribution(entries[0])
-        platform, devices, problem = None, (), None
+        platform, problem = None, None
+        devices: tuple[DeviceInfo, ...] = ()
         try:
             platform = load(name, entries)
             if platform is None:
@@ -137,17 +172,14 @@ def choose(device: str = "auto", count: int = 1) -> Choice:
     if device == "auto":
         return _choose_best(count)
     name, _, ids = device.partition(":")
-    found = installed()
-    if name not in found:
-        raise _not_installed(name, found)
-    platform = load(name, found[name])
-    if platform is None:
-        raise Unavailable(f"the plugin {name!r} is not a platform", "pagoda platforms")
+    if name == "auto":
+        raise Unavailable(f"device {device!r}: 'auto' takes no device id", "--device NAME:ID")
+    platform = find(name)
     devices = platform.probe()
     if not ids:
         usable = _usable(platform, devices)
         return Choice(platform, _take(platform, usable, count), f"--device {device}")
-    picked = []
+    picked: list[DeviceInfo] = []
     for wanted in ids.split(","):
         match = next((d for d in devices if d.id == wanted), None)
         if match is None:
@@ -155,7 +187,12 @@ def choose(device: str = "auto", count: int = 1) -> Choice:
             raise Unavailable(f"device {name}:{wanted} does not exist (found: {have})")
         if match.problem:
             raise Unavailable(f"device {name}:{wanted} cannot be used: {match.problem}")
+        if match in picked:
+            raise Unavailable(f"device {name}:{wanted} is named twice in {device!r}")
         picked.append(match)
+    if len(picked) > count:
+        what = f"{device!r} names {len(picked)} devices, of which {count} would be used"
+        raise Unavailable(what, f"--tensor-parallel-size {len(picked)}")
     return Choice(platform, _take(platform, picked, count), f"--device {device}")
 
 
