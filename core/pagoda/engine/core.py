@@ -1,0 +1,265 @@
+"""The engine: one loop of schedule, submit, collect.  Tokens in, tokens out; text is the client's.
+
+It never waits for the device but for the oldest step, and plans up to ``steps_in_flight`` ahead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from pagoda.engine.messages import EngineOutput, EngineOutputs, EngineRequest, EngineStats
+from pagoda.engine.results import collect_logprobs, collect_scores
+from pagoda.platform.errors import InvalidValue, PagodaError
+from pagoda.platform.runner import ModelRunner, StepHandle, StepResult
+from pagoda.platform.types import StepLimits, StepStats
+from pagoda.registry import observers
+from pagoda.sampling.batch import SamplingTable
+from pagoda.sampling.grammar import GrammarCompiler
+from pagoda.sampling.state import SamplingState
+from pagoda.scheduler.batch import build_batch
+from pagoda.scheduler.request import Request, Status
+from pagoda.scheduler.scheduler import Plan, Scheduler
+
+
+@dataclass(frozen=True)
+class EngineShape:
+    """What an engine needs to know of its model and memory."""
+
+    limits: StepLimits  # what the platform offers, narrowed by the user's settings
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    vocab_size: int
+    prefix_caching: bool = True
+    copy_blocks: bool = True
+    by_priority: bool = False
+
+
+class QueueFull(PagodaError):
+    """Too many requests are waiting; try again later."""
+
+
+@dataclass
+class Step:
+    """A submitted step."""
+
+    plan: Plan
+    handle: StepHandle
+    started: float
+
+
+class EngineCore:
+    """Drives one runner.  Not thread-safe: one thread adds, aborts and steps."""
+
+    def __init__(
+        self, runner: ModelRunner, shape: EngineShape, grammars: GrammarCompiler | None = None
+    ):
+        self.runner = runner
+        self.shape = shape
+        self.grammars = grammars
+        self.scheduler = Scheduler(
+            shape.limits,
+            shape.num_blocks,
+            shape.block_size,
+            shape.max_model_len,
+            shape.prefix_caching,
+            shape.copy_blocks,
+        )
+        self.sampling = SamplingTable(shape.limits.max_requests, shape.vocab_size)
+        self.requests: dict[str, Request] = {}
+        self.num_steps = 0
+        self._arrivals = 0
+        self._in_flight: deque[Step] = deque()
+        self._outbox: list[EngineOutput] = []  # finished outside of a step
+        self._observers = observers()
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def add(self, message: EngineRequest) -> None:
+        """Queue a request.  One that cannot be served is answered with an error output."""
+        try:
+            request = self._make_request(message)
+        except PagodaError as error:
+            self._outbox.append(
+                EngineOutput(
+                    request_id=message.request_id, finish_reason="error", error=str(error)
+                )
+            )
+            return
+        self._arrivals += 1
+        self.requests[request.id] = request
+        self.scheduler.add(request)
+
+    def abort(self, request_ids: list[str]) -> None:
+        """Stop these requests and free what they hold; unknown ids are ignored."""
+        for request_id in request_ids:
+            request = self.requests.pop(request_id, None)
+            if request is not None:
+                self.scheduler.finish(request)
+
+    def _make_request(self, message: EngineRequest) -> Request:
+        if message.request_id in self.requests:
+            raise InvalidValue("request_id", message.request_id, "is already running")
+        params, prompt = message.params, message.prompt_token_ids
+        room = self.shape.max_model_len - len(prompt)
+        if not prompt or room < 1:
+            allowed = f"must have 1 to {self.shape.max_model_len - 1} tokens"
+            raise InvalidValue("prompt", f"{len(prompt)} tokens", allowed)
+        sampling = SamplingState(
+            params, self.shape.vocab_size, prompt, message.eos_token_ids, self.grammars
+        )
+        eos = () if params.ignore_eos else message.eos_token_ids
+        parent = self.requests.get(message.fork_of) if message.fork_of else None
+        return Request(
+            message.request_id,
+            prompt,
+            params,
+            sampling,
+            arrival=self._arrivals,
+            limit=len(prompt) + min(params.max_tokens or room, room),
+            stop_token_ids=frozenset(eos) | frozenset(params.stop_token_ids or ()),
+            priority=message.priority if self.shape.by_priority else 0,
+            fork_of=parent,
+            salt=message.cache_salt,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.requests or self._in_flight or self._outbox)
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def step(self) -> EngineOutputs:
+        """Submit the next step if one can be planned, and collect the oldest if it is due."""
+        started = time.monotonic()
+        plan = self.scheduler.schedule(len(self._in_flight))
+        if plan is not None:
+            self._submit(plan, started)
+        outputs = self._outbox
+        self._outbox = []
+        if self._in_flight and (
+            plan is None or len(self._in_flight) >= self.shape.limits.steps_in_flight
+        ):
+            outputs = outputs + self._collect(self._in_flight.popleft())
+        return EngineOutputs(outputs=outputs, stats=self.stats())
+
+    def close(self) -> None:
+        """Let steps in flight land, then free the device."""
+        try:
+            while self._in_flight:
+                self._in_flight.popleft().handle.result()
+        finally:
+            self.runner.close()
+
+    def stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            kv_usage=scheduler.pool.usage,
+            prefix_queries=scheduler.prefixes.num_queries,
+            prefix_hits=scheduler.prefixes.num_hits,
+            num_preemptions=scheduler.num_preemptions,
+            num_steps=self.num_steps,
+        )
+
+    def _submit(self, plan: Plan, started: float) -> None:
+        scheduler, table = self.scheduler, self.scheduler.table
+        for request in plan.requests[plan.num_decodes :]:
+            if table.admitted[request.slot]:
+                self.sampling.admit(request.slot, request.sampling)
+        batch = build_batch(plan, table, self.sampling)
+        handle = self.runner.submit(batch)
+        scheduler.submitted(plan)
+        self._in_flight.append(Step(plan, handle, started))
+
+    def _collect(self, step: Step) -> list[EngineOutput]:
+        plan, result = step.plan, step.handle.result()
+        self.num_steps += 1
+        outputs = self._take_tokens(plan, result)
+        if plan.scored and result.score is not None:
+            collect_scores(plan, result.score, outputs)
+        if self._observers:
+            self._observe(step, len(outputs))
+        return list(outputs.values())
+
+    def _take_tokens(self, plan: Plan, result: StepResult) -> dict[str, EngineOutput]:
+        """Append each sampled token to its request and finish those that end with it."""
+        outputs: dict[str, EngineOutput] = {}
+        alive = [r.status is Status.RUNNING for r in plan.sampled]
+        rows, sampled, tokens = plan.sample_rows, plan.sampled, result.token_ids
+        keep = np.arange(len(sampled))
+        if not all(alive):
+            keep = np.flatnonzero(alive)
+            sampled = [sampled[i] for i in keep.tolist()]
+        if not sampled:
+            return outputs
+        slots, tokens = plan.slots[rows[keep]], tokens[keep]
+        self.scheduler.table.land(slots, tokens)
+        ended = self._ended(slots, tokens)
+        for request, token in zip(sampled, tokens.tolist(), strict=True):
+            request.tokens.append(token)
+            outputs[request.id] = EngineOutput(request_id=request.id, token_ids=[token])
+            if request.num_output == 1:
+                outputs[request.id].num_cached_tokens = request.num_cached_tokens
+        for i in np.flatnonzero(self.scheduler.table.needs_history[slots]).tolist():
+            ended[i] |= self._advance_state(sampled[i], outputs[sampled[i].id])
+        if result.logprobs is not None:
+            collect_logprobs(result.logprobs, keep, sampled, outputs)
+        for i in np.flatnonzero(ended).tolist():
+            self._finish(sampled[i], outputs[sampled[i].id])
+        return outputs
+
+    def _ended(self, slots: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """[S] which requests end with the token just taken."""
+        table = self.scheduler.table
+        length = table.length[slots] - table.pending[slots]
+        stop = (table.stop_ids[slots] == tokens[:, None]).any(axis=1)
+        return (stop & (length > table.min_length[slots])) | (length >= table.limit[slots])
+
+    def _advance_state(self, request: Request, output: EngineOutput) -> bool:
+        """Tell penalties and grammar of the new token; True when the request ends here."""
+        try:
+            request.sampling.append(output.token_ids)
+        except PagodaError as error:
+            output.finish_reason, output.error = "error", str(error)
+            return True
+        return request.sampling.grammar_finished
+
+    def _finish(self, request: Request, output: EngineOutput) -> None:
+        if output.finish_reason is None:
+            token = request.tokens[-1]
+            counts = request.num_output > request.params.min_tokens
+            if token in request.stop_token_ids and counts:
+                output.finish_reason = "stop"
+                if token in (request.params.stop_token_ids or ()):
+                    output.stop_reason = token
+            elif request.sampling.grammar_finished:
+                output.finish_reason = "stop"
+            else:
+                output.finish_reason = "length"
+        self.scheduler.finish(request)
+        del self.requests[request.id]
+
+    def _observe(self, step: Step, num_outputs: int) -> None:
+        scheduler = self.scheduler
+        stats = StepStats(
+            step=self.num_steps,
+            started=step.started,
+            seconds=time.monotonic() - step.started,
+            num_requests=len(step.plan.requests),
+            num_tokens=int(step.plan.counts.sum()),
+            num_sampled=len(step.plan.sampled),
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            kv_usage=scheduler.pool.usage,
+            prefix_queries=scheduler.prefixes.num_queries,
+            prefix_hits=scheduler.prefixes.num_hits,
+            num_preemptions=scheduler.num_preemptions,
+        )
+        for observe in self._observers:
+            observe(stats=stats)
