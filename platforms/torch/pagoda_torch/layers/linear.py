@@ -1,0 +1,47 @@
+"""Linear layers; several of a checkpoint's may be stacked into one product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pagoda_torch.layers.context import ModelContext
+
+
+class Linear:
+    """y = x W^T + b, over one checkpoint tensor or over several stacked along the outputs."""
+
+    def __init__(
+        self,
+        context: ModelContext,
+        in_features: int,
+        out_features: int | Sequence[int],
+        bias: bool = False,
+    ):
+        self.sizes = (out_features,) if isinstance(out_features, int) else tuple(out_features)
+        self.weight: Any = context.empty(sum(self.sizes), in_features)
+        self.bias = context.empty(sum(self.sizes)) if bias else None
+        self._linear, self._prepare = context.ops.linear, context.ops.prepare_linear
+        context.linears.append(self)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._linear(x, self.weight, self.bias)
+
+    def weights(self, *names: str, transposed: bool = False) -> dict[str, Tensor]:
+        """Views for the loader to fill: ``<name>.weight`` (and ``.bias``), one name a part.
+
+        transposed: the checkpoint keeps [inputs, outputs], as GPT-2 does."""
+        views: dict[str, Tensor] = {}
+        for name, weight in zip(names, torch.split(self.weight, self.sizes), strict=True):
+            views[f"{name}.weight"] = weight.t() if transposed else weight
+        if self.bias is not None:
+            for name, bias in zip(names, torch.split(self.bias, self.sizes), strict=True):
+                views[f"{name}.bias"] = bias
+        return views
+
+    def prepare(self) -> None:
+        """Let the platform lay the loaded weight out as its product likes it; once."""
+        self.weight = self._prepare(self.weight)

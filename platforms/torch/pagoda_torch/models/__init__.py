@@ -1,0 +1,1 @@
+"""Model families, written once for every torch platform, against ``layers`` and ``ops``."""
