@@ -189,7 +189,8 @@ class SamplingParams(
         self.bad_words = _words("bad_words", self.bad_words)
 
     def _check_token_ids(self) -> None:
-        self.stop_token_ids = _token_ids("stop_token_ids", self.stop_token_ids or [])
+        stop = [] if self.stop_token_ids is None else self.stop_token_ids
+        self.stop_token_ids = _token_ids("stop_token_ids", stop)
         if self.allowed_token_ids is not None:
             self.allowed_token_ids = _token_ids("allowed_token_ids", self.allowed_token_ids)
             if not self.allowed_token_ids:
