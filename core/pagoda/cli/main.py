@@ -1,0 +1,58 @@
+"""The command line's front door: finds the command, runs it, and turns failures into one line and
+an exit code.  Everything heavier than argparse is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from pagoda.cli.dispatch import dispatch
+
+SUMMARY = "One LLM inference and serving engine; hardware is a plugin."
+COMMANDS = {
+    "generate": "continue prompts",
+    "chat": "talk with a model in the terminal",
+    "serve": "serve a model over HTTP, in OpenAI's API",
+    "run-batch": "answer a file of OpenAI batch requests",
+    "bench": "measure latency, throughput, a running server, or the engine alone",
+    "platforms": "list the installed platforms, their devices and what they can do",
+    "doctor": "examine the installation; the report fits a bug report",
+}
+
+INTERRUPTED = 130  # what shells report for SIGINT
+BROKEN_PIPE = 141  # and for SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 1 (it failed), 2 (it was misspelt)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words[:1] == ["--version"]:
+            from pagoda import __version__
+
+            print(f"pagoda {__version__}")
+            return 0
+        code = dispatch("pagoda", SUMMARY, "pagoda.cli", COMMANDS, words)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse, after --help or a usage error
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What Python still holds back would fail again, loudly, at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        # The import is as heavy as the contract: only a failure pays for it.
+        from pagoda.platform.errors import PagodaError
+
+        if not isinstance(error, PagodaError) or _debug(words):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _debug(words: Sequence[str]) -> bool:
+    return "--debug" in words or bool(os.environ.get("PAGODA_DEBUG"))
