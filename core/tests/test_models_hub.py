@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
+
 from pagoda.models.hub import resolve
 from pagoda.platform.errors import BadCheckpoint, PagodaError
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from pagoda.models.generation import eos_token_ids, generation_defaults
 from pagoda.models.info import read_model_info, rope_parameters
 from pagoda.platform.errors import BadCheckpoint
@@ -66,6 +67,8 @@ def test_spellings(tmp_path, config, kv_heads):
 
 def test_explicit_head_dim_wins(tmp_path):
     assert info(tmp_path, {**LLAMA, "head_dim": 32}).head_dim == 32
+    assert info(tmp_path, {**LLAMA, "head_dim": 32, "model_type": "qwen3"}).head_dim == 32
+    assert info(tmp_path, {**LLAMA, "model_type": "qwen3"}).head_dim == 128
 
 
 def test_text_config_is_the_config(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from pagoda.models.weights import iter_weights, list_weights, which_files
 from pagoda.platform.errors import BadCheckpoint
 

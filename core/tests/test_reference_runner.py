@@ -25,7 +25,8 @@ VOCAB, MAX_LEN, BLOCKS = 61, 96, 80
 
 def model_info(architecture: str = "LlamaForCausalLM", **config: object) -> ModelInfo:
     config = {"hidden_size": 32, "intermediate_size": 48, **config}
-    sizes = dict(num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, vocab_size=VOCAB)
+    heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+    sizes = {"num_layers": 3, "vocab_size": VOCAB, **heads}
     return ModelInfo("nowhere", architecture, config, "float32", max_len=MAX_LEN, **sizes)
 
 
@@ -77,7 +78,7 @@ class Feeder:
             slots=np.array(slots, np.int32),
             admitted=np.array([slot not in self.cached for slot in slots]),
             query_start=np.cumsum([0, *lens], dtype=np.int32),
-            token_ids=np.array(sum(parts.values(), []), np.int32),
+            token_ids=np.concatenate([*parts.values()]).astype(np.int32),
             context_lens=np.array([self.cached.get(slot, 0) for slot in slots], np.int32),
             block_tables=(BlockTable(ids, np.array(counts, np.int32)),),
             sample_rows=rows,

@@ -24,6 +24,9 @@ _MAX_LEN = (
     *("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len"),
     *("seq_length", "n_ctx", "model_max_length"),
 )
+_OWN_HEAD_DIM = {  # of families whose heads do not divide the hidden size
+    **{"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128, "qwen3_moe": 128},
+}
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -139,7 +142,7 @@ def _kv_heads(config: Mapping[str, Any], heads: int, file: Path, who: str) -> in
 
 
 def _head_dim(config: Mapping[str, Any], heads: int, file: Path, who: str) -> int:
-    found = _optional(config, _HEAD_DIM, file)
+    found = _optional(config, _HEAD_DIM, file) or _OWN_HEAD_DIM.get(str(config.get("model_type")))
     if found is not None:
         return found
     hidden = _number(config, _HIDDEN, file, who)
