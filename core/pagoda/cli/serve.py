@@ -1,0 +1,32 @@
+"""``pagoda serve``: a model behind OpenAI's HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pagoda.cli.arguments import Parser, given, options_of
+from pagoda.cli.engine_options import EngineOptions, name_model
+from pagoda.cli.logs import set_up_logs
+from pagoda.server.settings import ServerSettings
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser("pagoda serve", "Serve a model over HTTP, in OpenAI's API.", "[MODEL]")
+    parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model")
+    server = options_of(ServerSettings)
+    group = parser.add_argument_group("server")
+    for option in server:
+        option.add_to(group)
+    engine = EngineOptions(parser, words)
+    args = parser.parse_args(words)
+    if args.positional_model is not None:
+        if args.model not in ("", args.positional_model):
+            parser.error(f"two models: {args.positional_model!r} and --model {args.model!r}")
+        args.model = args.positional_model
+    set_up_logs(args.debug, default="INFO")
+    settings = ServerSettings(**given(server, args))
+    config = name_model(engine.config(args))
+    from pagoda.server.serve import run as serve
+
+    return serve(config, settings)
