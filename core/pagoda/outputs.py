@@ -27,7 +27,7 @@ class CompletionOutput:
     token_ids: list[int]
     cumulative_logprob: float | None = None
     logprobs: list[TokenLogprobs] | None = None
-    finish_reason: str | None = None  # "stop" | "length" | "abort"; None while running
+    finish_reason: str | None = None  # stop | length | abort | error; None while running
     stop_reason: int | str | None = None  # the stop token id or stop string that ended it
 
     def finished(self) -> bool:
@@ -55,3 +55,4 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # None first: nothing predicts it
     num_cached_tokens: int = 0  # prompt tokens that the prefix cache saved
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    error: str | None = None  # why, when a continuation's finish_reason is "error"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from pagoda.platform.runner import ModelRunner, StepHandle, StepResult
 from pagoda.platform.types import StepLimits, StepStats
 from pagoda.registry import observers
 from pagoda.sampling.batch import SamplingTable
-from pagoda.sampling.grammar import GrammarCompiler
 from pagoda.sampling.state import SamplingState
 from pagoda.scheduler.batch import build_batch
 from pagoda.scheduler.request import Request, Status
 from pagoda.scheduler.scheduler import Plan, Scheduler
+
+if TYPE_CHECKING:
+    from pagoda.sampling.grammar import GrammarCompiler
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,6 @@ class EngineShape:
     prefix_caching: bool = True
     copy_blocks: bool = True
     by_priority: bool = False
-
-
-class QueueFull(PagodaError):
-    """Too many requests are waiting; try again later."""
 
 
 @dataclass
@@ -109,8 +108,11 @@ class EngineCore:
         if not prompt or room < 1:
             allowed = f"must have 1 to {self.shape.max_model_len - 1} tokens"
             raise InvalidValue("prompt", f"{len(prompt)} tokens", allowed)
+        grammar = None
+        if params.structured_outputs is not None and self.grammars is not None:
+            grammar = self.grammars.start(params.structured_outputs)
         sampling = SamplingState(
-            params, self.shape.vocab_size, prompt, message.eos_token_ids, self.grammars
+            params, self.shape.vocab_size, prompt, message.eos_token_ids, grammar
         )
         eos = () if params.ignore_eos else message.eos_token_ids
         parent = self.requests.get(message.fork_of) if message.fork_of else None
@@ -171,7 +173,7 @@ class EngineCore:
         scheduler, table = self.scheduler, self.scheduler.table
         for request in plan.requests[plan.num_decodes :]:
             if table.admitted[request.slot]:
-                self.sampling.admit(request.slot, request.sampling)
+                self.sampling.put(request.slot, request.sampling)
         batch = build_batch(plan, table, self.sampling)
         handle = self.runner.submit(batch)
         scheduler.submitted(plan)
@@ -223,12 +225,11 @@ class EngineCore:
 
     def _advance_state(self, request: Request, output: EngineOutput) -> bool:
         """Tell penalties and grammar of the new token; True when the request ends here."""
-        try:
-            request.sampling.append(output.token_ids)
-        except PagodaError as error:
-            output.finish_reason, output.error = "error", str(error)
-            return True
-        return request.sampling.grammar_finished
+        state = request.sampling
+        state.append(output.token_ids)
+        if state.error:
+            output.finish_reason, output.error = "error", state.error
+        return bool(state.error) or state.grammar_finished
 
     def _finish(self, request: Request, output: EngineOutput) -> None:
         if output.finish_reason is None:

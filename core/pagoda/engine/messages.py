@@ -7,7 +7,7 @@ import msgspec
 from pagoda.sampling.params import SamplingParams
 
 
-class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One sequence to continue.  ``n`` > 1 is ``n`` of these, the later ones forks of the first."""
 
     request_id: str
@@ -52,8 +52,44 @@ class EngineStats(msgspec.Struct, kw_only=True):
     num_steps: int = 0
 
 
-class EngineOutputs(msgspec.Struct, kw_only=True):
+class EngineOutputs(msgspec.Struct, kw_only=True, tag=True):
     """Everything one step brought."""
 
     outputs: list[EngineOutput]
     stats: EngineStats
+
+
+class Abort(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Stop these requests; unknown ids are ignored."""
+
+    request_ids: list[str]
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may know of the engine behind it."""
+
+    model_path: str
+    architecture: str
+    vocab_size: int
+    max_model_len: int
+    dtype: str
+    platform: str
+    devices: list[str]
+    features: list[str]
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The engine process has loaded its model."""
+
+    info: EngineInfo
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The engine process ends: why."""
+
+    message: str
+    expected: bool  # an error that Pagoda explains; else a traceback

@@ -7,10 +7,9 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
-import msgspec
-
 from pagoda.config import EngineConfig
 from pagoda.engine.core import EngineCore, EngineShape
+from pagoda.engine.messages import EngineInfo
 from pagoda.models.hub import resolve
 from pagoda.models.info import read_model_info
 from pagoda.platform.errors import InvalidValue, OutOfMemory, UnsupportedFeature
@@ -23,23 +22,6 @@ log = logging.getLogger("pagoda")
 
 DTYPES = {"float": "float32", "half": "float16"}
 GIB = 1 << 30
-
-
-class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may know of the engine behind it."""
-
-    model_path: str
-    architecture: str
-    vocab_size: int
-    max_model_len: int
-    dtype: str
-    platform: str
-    devices: list[str]
-    features: list[str]
-    num_blocks: int
-    block_size: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
 
 
 @dataclass(frozen=True)

@@ -45,5 +45,9 @@ class InvalidValue(PagodaError):
         return type(self), (self.field, self.value, self.allowed)
 
 
+class QueueFull(PagodaError):
+    """Too many requests are waiting; the same request may succeed later."""
+
+
 class EngineDead(PagodaError):
     """The engine stopped on an error; the message carries the original traceback."""

@@ -25,7 +25,7 @@ def build_batch(plan: Plan, table: SlotTable, sampling: SamplingTable) -> Schedu
         context_lens=table.computed[slots],
         block_tables=(BlockTable(table.blocks[slots, : num_blocks.max()], num_blocks),),
         sample_rows=plan.sample_rows,
-        sampling=sampling.batch(sampled, table.length[sampled] - table.prompt_length[sampled]),
+        sampling=sampling.build(sampled, table.length[sampled] - table.prompt_length[sampled]),
         score=_score(plan, table, query_start),
         block_copies=np.array(plan.copies, np.int32) if plan.copies else None,
     )
