@@ -1,4 +1,4 @@
-"""Read the texts a user points at: files, and stdin for ``-``."""
+"""Read what a user points at: files, and stdin for ``-``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from pathlib import Path
 from pagoda.platform.errors import PagodaError
 
 
-def read_text(source: str) -> str:
-    """The whole of a UTF-8 file, or of stdin when ``source`` is ``-``."""
-    name = "stdin" if source == "-" else source
+def read_bytes(source: str) -> bytes:
+    """The whole of a file, or of stdin when ``source`` is ``-``."""
     try:
-        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-        return raw.decode("utf-8")
+        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
-        raise PagodaError(f"cannot read {name}: {error.strerror}") from error
+        raise PagodaError(f"cannot read {_name(source)}: {error.strerror}") from error
+
+
+def read_text(source: str) -> str:
+    """The same as text, which must be UTF-8."""
+    try:
+        return read_bytes(source).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PagodaError(f"{name} is not UTF-8: {error}") from error
+        raise PagodaError(f"{_name(source)} is not UTF-8: {error}") from error
 
 
 def read_lines(source: str) -> list[str]:
     """Its lines, without their ends."""
     lines = read_text(source).replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def _name(source: str) -> str:
+    return "stdin" if source == "-" else source
