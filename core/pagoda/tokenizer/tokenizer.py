@@ -1,0 +1,100 @@
+"""One tokenizer, as the engine's clients and the server use it: encode, decode, stream, chat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import tokenizers
+
+from pagoda.platform.errors import InvalidValue
+from pagoda.tokenizer.chat import Message, pick_template, render
+from pagoda.tokenizer.spelling import TextStream, spelling_of
+
+
+class Tokenizer:
+    """A `tokenizers` tokenizer with what a model folder says about special tokens and chats.
+
+    ``special_tokens`` maps roles (bos_token, eos_token, ...) to their text; ``chat_templates`` maps
+    names to Jinja2 text, the usual one being "default".  Safe to share between threads."""
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        special_tokens: Mapping[str, str],
+        chat_templates: Mapping[str, str],
+        eos_token_ids: Sequence[int],
+    ) -> None:
+        self.backend = backend
+        self.special_tokens = dict(special_tokens)
+        self.chat_templates = dict(chat_templates)
+        self.eos_token_ids = tuple(eos_token_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens, added ones included; the model may have more rows than that."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def bos_token_id(self) -> int | None:
+        token = self.special_tokens.get("bos_token")
+        return None if token is None else self.backend.token_to_id(token)
+
+    @cached_property
+    def _spelling(self) -> Any:
+        return spelling_of(self.backend)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids.  Raises InvalidValue for text that is no Unicode (lone surrogates)."""
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:
+            raise InvalidValue("prompt", text, "must be a string of Unicode text") from error
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text; ids beyond the vocabulary spell nothing.  Raises InvalidValue for what is no id."""
+        try:
+            return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        except (TypeError, OverflowError) as error:
+            raise InvalidValue("tokens", token_ids, "must be token ids") from error
+
+    def id_to_piece(self, token_id: int) -> str:
+        """The vocabulary's own spelling of a token, "" beyond its end."""
+        return self.backend.id_to_token(token_id) or ""
+
+    def text_stream(self, prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> TextStream:
+        """Decodes, one at a time, the tokens that follow a prompt."""
+        stream: TextStream = self._spelling(prompt_token_ids, skip_special_tokens)
+        return stream
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """A conversation as the model was trained to read it; encode it without special tokens.
+
+        ``chat_template`` is Jinja2 text, or the name of one of the model's own.  Raises
+        InvalidValue when there is no template, or when the template refuses the messages."""
+        template = pick_template(self.chat_templates, chat_template, bool(tools))
+        variables = {**self.special_tokens, **variables}
+        return render(template, messages, add_generation_prompt, tools, variables)
+
+
+class NoTokenizer(Tokenizer):
+    """For a model folder without one: requests bring token ids and get token ids, no text."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(tokenizers.Tokenizer(tokenizers.models.BPE()), {}, {}, ())
+        self._folder = folder
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        raise InvalidValue(
+            "prompt",
+            text,
+            f"must be token ids, since {self._folder} has no tokenizer (or name one: --tokenizer)",
+        )
