@@ -19,15 +19,6 @@ from pagoda.tokenizer.tokenizer import NoTokenizer, Tokenizer
 
 log = logging.getLogger("pagoda")
 
-ROLES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 OTHER_FORMATS = (
     "tokenizer.model",
     "vocab.json",
@@ -61,7 +52,13 @@ def load_tokenizer(
     backend.no_padding()
     backend.no_truncation()
     special = _special_tokens(settings)
-    eos = _eos_token_ids(folder, backend, special)
+    if "eos_token" in special:
+        eos_id = backend.token_to_id(special["eos_token"])
+        eos = [] if eos_id is None else [eos_id]
+    else:
+        eos = _model_eos(folder)
+        if eos and (token := backend.id_to_token(eos[0])):
+            special["eos_token"] = token
     return Tokenizer(backend, special, _chat_templates(folder, settings), eos)
 
 
@@ -91,12 +88,11 @@ def _complete(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> Non
         token = _added_token(decoder[token_id], special=False)
         if token.content not in known:
             backend.add_tokens([token])
-    named = [settings.get(role) for role in ROLES]
+    named = [value for name, value in settings.items() if _is_role(name, value)]
     more = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     named += list(more.values() if isinstance(more, Mapping) else more)
-    backend.add_special_tokens([_added_token(token, special=True) for token in named if token])
-    explicit = "add_bos_token" in settings or "add_eos_token" in settings
-    if explicit:
+    backend.add_special_tokens([_added_token(token, special=True) for token in named])
+    if "add_bos_token" in settings or "add_eos_token" in settings:
         special = _special_tokens(settings)
         bos = special.get("bos_token") if settings.get("add_bos_token") else None
         eos = special.get("eos_token") if settings.get("add_eos_token") else None
@@ -117,21 +113,22 @@ def _added_token(value: Any, special: bool) -> AddedToken:
     return AddedToken(value["content"], **{"normalized": False, "special": special, **given})
 
 
+def _is_role(name: str, value: Any) -> bool:
+    """bos_token, eos_token, image_token, ..."""
+    return name.endswith("_token") and bool(value) and isinstance(value, str | Mapping)
+
+
 def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    found = {role: settings.get(role) for role in ROLES}
+    """By role, in the tokenizer's own words."""
+    found = {name: value for name, value in settings.items() if _is_role(name, value)}
     more = settings.get("extra_special_tokens")
     if isinstance(more, Mapping):
         found |= more
-    return {role: _added_token(token, True).content for role, token in found.items() if token}
+    return {role: _added_token(token, True).content for role, token in found.items()}
 
 
-def _eos_token_ids(
-    folder: Path, backend: tokenizers.Tokenizer, special: Mapping[str, str]
-) -> list[int]:
-    """The tokenizer's own, else the model's."""
-    if "eos_token" in special:
-        token_id = backend.token_to_id(special["eos_token"])
-        return [] if token_id is None else [token_id]
+def _model_eos(folder: Path) -> list[int]:
+    """End of sequence in the model's words, for a tokenizer that has none."""
     if not (folder / "config.json").is_file():
         return []
     value = read_object(folder / "config.json").get("eos_token_id")
@@ -194,8 +191,7 @@ def _convert(
         ) from error
     if not isinstance(backend, tokenizers.Tokenizer):
         raise PagodaError(f"{what}, and {type(converted).__name__} cannot be converted")
-    for role in ROLES:
-        token = getattr(converted, role, None)
-        if token is not None:
-            settings.setdefault(role, str(token))
+    for role, token in converted.special_tokens_map.items():
+        if isinstance(token, str):
+            settings.setdefault(role, token)
     return backend
