@@ -73,7 +73,9 @@ class Client:
             raise InvalidValue("request_id", request_id, "is already running")
         text, token_ids = self._tokenize(prompt)
         params = self._check(params, len(token_ids), clip_length)
-        generation = Generation(request_id, text, token_ids, params, self.tokenizer)
+        eos = () if params.ignore_eos else self.eos_token_ids
+        stops = frozenset(eos) | frozenset(params.stop_token_ids or ())
+        generation = Generation(request_id, text, token_ids, params, self.tokenizer, stops)
         requests = self._fan_out(generation, params, priority, cache_salt)
         self.generations[request_id] = generation
         for index, request in enumerate(requests):

@@ -186,34 +186,32 @@ class EngineCore:
         if plan.scored and result.score is not None:
             collect_scores(plan, result.score, outputs)
         if self._observers:
-            self._observe(step, len(outputs))
-        return list(outputs.values())
+            self._observe(step)
+        return outputs
 
-    def _take_tokens(self, plan: Plan, result: StepResult) -> dict[str, EngineOutput]:
+    def _take_tokens(self, plan: Plan, result: StepResult) -> list[EngineOutput]:
         """Append each sampled token to its request and finish those that end with it."""
-        outputs: dict[str, EngineOutput] = {}
-        alive = [r.status is Status.RUNNING for r in plan.sampled]
-        rows, sampled, tokens = plan.sample_rows, plan.sampled, result.token_ids
-        keep = np.arange(len(sampled))
-        if not all(alive):
-            keep = np.flatnonzero(alive)
-            sampled = [sampled[i] for i in keep.tolist()]
-        if not sampled:
-            return outputs
-        slots, tokens = plan.slots[rows[keep]], tokens[keep]
-        self.scheduler.table.land(slots, tokens)
-        ended = self._ended(slots, tokens)
+        table, sampled, tokens = self.scheduler.table, plan.sampled, result.token_ids
+        rows = np.arange(len(sampled))
+        if plan.num_departed != self.scheduler.num_departed:  # aborted or ended with it in flight
+            alive = [r.status is Status.RUNNING for r in sampled]
+            rows, sampled = np.flatnonzero(alive), [r for r in sampled if r.status is Status.RUNNING]
+        slots, tokens = plan.slots[plan.sample_rows[rows]], tokens[rows]
+        table.land(slots, tokens)
+        outputs = []
         for request, token in zip(sampled, tokens.tolist(), strict=True):
             request.tokens.append(token)
-            outputs[request.id] = EngineOutput(request_id=request.id, token_ids=[token])
-            if request.num_output == 1:
-                outputs[request.id].num_cached_tokens = request.num_cached_tokens
-        for i in np.flatnonzero(self.scheduler.table.needs_history[slots]).tolist():
-            ended[i] |= self._advance_state(sampled[i], outputs[sampled[i].id])
+            outputs.append(EngineOutput(request_id=request.id, token_ids=[token]))
+        num_output = table.length[slots] - table.pending[slots] - table.prompt_length[slots]
+        for i in np.flatnonzero(num_output == 1).tolist():
+            outputs[i].num_cached_tokens = sampled[i].num_cached_tokens
+        ended = self._ended(slots, tokens)
+        for i in np.flatnonzero(table.needs_history[slots]).tolist():
+            ended[i] |= self._advance_state(sampled[i], outputs[i])
         if result.logprobs is not None:
-            collect_logprobs(result.logprobs, keep, sampled, outputs)
+            collect_logprobs(result.logprobs, rows, sampled, outputs)
         for i in np.flatnonzero(ended).tolist():
-            self._finish(sampled[i], outputs[sampled[i].id])
+            self._finish(sampled[i], outputs[i])
         return outputs
 
     def _ended(self, slots: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -246,7 +244,7 @@ class EngineCore:
         self.scheduler.finish(request)
         del self.requests[request.id]
 
-    def _observe(self, step: Step, num_outputs: int) -> None:
+    def _observe(self, step: Step) -> None:
         scheduler = self.scheduler
         stats = StepStats(
             step=self.num_steps,

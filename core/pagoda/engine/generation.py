@@ -20,8 +20,15 @@ from pagoda.tokenizer.detokenizer import Detokenizer
 class Continuation:
     """One of the n continuations of a prompt."""
 
-    def __init__(self, index: int, detokenizer: Detokenizer | None, wants_logprobs: bool):
+    def __init__(
+        self,
+        index: int,
+        detokenizer: Detokenizer | None,
+        stop_token_ids: frozenset[int],
+        wants_logprobs: bool,
+    ):
         self.index = index
+        self.stop_token_ids = stop_token_ids  # end of sequence among them
         self.detokenizer = detokenizer
         self.token_ids: list[int] = []
         self.text = ""
@@ -44,7 +51,8 @@ class Continuation:
         self.error = output.error
         if self.detokenizer is None:
             return
-        self.text += self.detokenizer.append(output.token_ids)
+        stopped = output.finish_reason == "stop" and self.token_ids[-1] in self.stop_token_ids
+        self.text += self.detokenizer.append(output.token_ids, ends_with_stop_token=stopped)
         if self.detokenizer.stop_reason is not None:
             self.finish_reason, self.stop_reason = "stop", self.detokenizer.stop_reason
         elif self.finish_reason is not None:
@@ -80,6 +88,7 @@ class Generation:
         prompt_token_ids: list[int],
         params: SamplingParams,
         tokenizer: Tokenizer,
+        stop_token_ids: frozenset[int],
     ):
         self.id = id
         self.prompt = prompt
@@ -95,6 +104,7 @@ class Generation:
             Continuation(
                 index,
                 Detokenizer(tokenizer, params, prompt_token_ids) if params.detokenize else None,
+                stop_token_ids,
                 params.logprobs is not None,
             )
             for index in range(params.n)
@@ -149,4 +159,4 @@ class Generation:
         return named
 
     def _logprob(self, token: int, value: float, rank: int) -> Logprob:
-        return Logprob(value, rank, self.tokenizer.decode([token], skip_special_tokens=False))
+        return Logprob(value, rank, self.tokenizer.token_text(token))

@@ -8,7 +8,7 @@ import numpy as np
 
 from pagoda.engine.messages import EngineOutput, PositionLogprobs
 from pagoda.platform.runner import Logprobs
-from pagoda.scheduler.request import Request
+from pagoda.scheduler.request import Request, Status
 from pagoda.scheduler.scheduler import Plan
 
 
@@ -16,24 +16,28 @@ def collect_logprobs(
     found: Logprobs,
     rows: np.ndarray,
     requests: Sequence[Request],
-    outputs: dict[str, EngineOutput],
+    outputs: Sequence[EngineOutput],
 ) -> None:
     """Hand each request that asked the log-probabilities of its new token.  ``rows`` [S] are the
-    batch's sampled rows that ``requests`` stand for."""
-    for row, request in zip(rows.tolist(), requests, strict=True):
+    batch's sampled rows that ``requests`` and ``outputs`` stand for."""
+    for row, request, output in zip(rows.tolist(), requests, outputs, strict=True):
         wanted = request.params.logprobs
         if wanted is not None:
-            outputs[request.id].logprobs = [_position(found, row, wanted)]
+            output.logprobs = [_position(found, row, wanted)]
 
 
-def collect_scores(plan: Plan, found: Logprobs, outputs: dict[str, EngineOutput]) -> None:
+def collect_scores(plan: Plan, found: Logprobs, outputs: list[EngineOutput]) -> None:
     """Hand each scored request the log-probabilities of the prompt tokens run in this step."""
+    by_id = {output.request_id: output for output in outputs}
     start = 0
     for request, count in plan.scored:
         wanted = request.params.prompt_logprobs
-        if request.slot >= 0 or request.id in outputs:
+        output = by_id.get(request.id)
+        if output is None and request.status is Status.RUNNING:
+            output = EngineOutput(request_id=request.id)
+            outputs.append(output)
+        if output is not None:
             scores = [_position(found, row, wanted) for row in range(start, start + count)]
-            output = outputs.setdefault(request.id, EngineOutput(request_id=request.id))
             output.prompt_logprobs = scores
             request.num_scored += count
         start += count

@@ -23,7 +23,7 @@ class PrefixChains:
         somebody must compute its logits."""
         if not self.pool.prefix_caching or request.wants_scores:
             return []
-        return self.pool.find(self._chain(request, self._reusable(request)))
+        return self.pool.find(self._reusable(request))
 
     def count(self, request: Request, num_cached: int) -> None:
         """An admission, for the hit rate."""
@@ -36,7 +36,7 @@ class PrefixChains:
             return
         full = min(computed, len(request.tokens)) // self.block_size
         if full > request.published:
-            digests = self._chain(request, full)
+            digests = self._digests(request, full)
             for i in range(request.published, full):
                 self.pool.publish(request.blocks[i], digests[i])
             request.published = full
@@ -49,24 +49,27 @@ class PrefixChains:
         for request, count in picked:
             computed = int(table.computed[request.slot])
             full = (computed + count) // self.block_size
-            digests.update(self._chain(request, full)[computed // self.block_size :])
+            digests.update(self._digests(request, full)[computed // self.block_size : full])
         return digests
 
     def next_is_coming(self, request: Request, coming: set[bytes]) -> bool:
         """The first block that ``request`` lacks is completed by the step being planned."""
         if not coming or request.wants_scores:
             return False
-        chain = self._chain(request, self._reusable(request))
+        chain = self._reusable(request)
         found = len(self.pool.find(chain))
         return found < len(chain) and chain[found] in coming
 
-    def _reusable(self, request: Request) -> int:
-        return (len(request.tokens) - 1) // self.block_size
+    def _reusable(self, request: Request) -> list[bytes]:
+        """Digests of the blocks that a cache could spare this request."""
+        count = (len(request.tokens) - 1) // self.block_size
+        return self._digests(request, count)[:count]
 
-    def _chain(self, request: Request, num_blocks: int) -> list[bytes]:
+    def _digests(self, request: Request, count: int) -> list[bytes]:
+        """The request's digests, computed as far as its first ``count`` blocks; do not change."""
         digests, size = request.digests, self.block_size
-        while len(digests) < num_blocks:
+        while len(digests) < count:
             parent = digests[-1] if digests else root_digest(request.salt)
             start = len(digests) * size
             digests.append(block_digest(parent, request.tokens[start : start + size]))
-        return digests[:num_blocks]
+        return digests

@@ -29,6 +29,7 @@ class Plan:
     copies: list[tuple[int, int]]  # (source, destination) blocks, before the step's writes
     sampled: list[Request]  # those whose last known token runs, in batch order
     sample_rows: np.ndarray  # [S]
+    num_departed: int = 0  # the scheduler's count when the step was submitted
     scored: list[tuple[Request, int]] = field(default_factory=list)  # prompt tokens scored for each
 
 
@@ -53,6 +54,7 @@ class Scheduler:
         self.waiting: list[Request] = []  # by rank
         self.running: list[Request] = []  # by admission
         self.num_preemptions = 0
+        self.num_departed = 0  # times a running request left its slot
         self._prefilling: list[Request] = []
         self._decoding: list[Request] = []
         self._decode_slots = np.zeros(0, np.int32)
@@ -100,6 +102,7 @@ class Scheduler:
 
     def submitted(self, plan: Plan) -> None:
         """The plan's step was handed to the runner: later steps may read what it writes."""
+        plan.num_departed = self.num_departed
         sampled = plan.slots[plan.sample_rows]
         self.table.advance(plan.slots, plan.counts, sampled)
         for request in plan.requests[plan.num_decodes :]:
@@ -279,6 +282,7 @@ class Scheduler:
 
     def _leave(self, request: Request) -> None:
         """Give back slot and blocks."""
+        self.num_departed += 1
         self.running.remove(request)
         if request in self._prefilling:
             self._prefilling.remove(request)

@@ -63,6 +63,11 @@ class Tokenizer:
         """The vocabulary's own spelling of a token, "" beyond its end."""
         return self.backend.id_to_token(token_id) or ""
 
+    def token_text(self, token_id: int) -> str:
+        """A token's text as it stands within a text, its leading space kept."""
+        stream = self.text_stream([token_id], skip_special_tokens=False)
+        return stream.push(token_id) + stream.flush()
+
     def text_stream(self, prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> TextStream:
         """Decodes, one at a time, the tokens that follow a prompt."""
         stream: TextStream = self._spelling(prompt_token_ids, skip_special_tokens)
