@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pagoda.platform import BadCheckpoint
 from torch import Tensor
 
+from pagoda.platform import BadCheckpoint
 from pagoda_torch.ops import Ops
 
 

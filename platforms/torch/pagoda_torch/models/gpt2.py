@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pagoda.platform import UnsupportedFeature
 from torch import Tensor
 
+from pagoda.platform import UnsupportedFeature
 from pagoda_torch.attention import AttentionSpec
 from pagoda_torch.layers.attention import Attention
 from pagoda_torch.layers.context import ModelContext

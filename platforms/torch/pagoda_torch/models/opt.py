@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pagoda.platform import BadCheckpoint, ModelInfo
 from torch import Tensor
 
+from pagoda.platform import BadCheckpoint, ModelInfo
 from pagoda_torch.attention import AttentionSpec
 from pagoda_torch.layers.attention import Attention
 from pagoda_torch.layers.context import ModelContext

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 
 from pagoda.platform import ModelInfo
-
 from pagoda_torch.models.interface import CausalLM
 
 NATIVE: dict[str, str] = {
