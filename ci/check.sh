@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Every check and test, in a virtual environment of its own.  Extra arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${PAGODA_VENV:-.venv}
+python=${PYTHON:-python3}
+if [ ! -x "$venv/bin/python" ]; then
+    "$python" -m venv "$venv"
+fi
+export PATH="$PWD/$venv/bin:$PATH" PYTHONDONTWRITEBYTECODE=1
+case $venv in /*) export PATH="$venv/bin:$PATH" ;; esac
+
+# The trees themselves, editable: extras would install copies of the siblings.
+pip install --quiet --upgrade pip
+pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu
+
+ruff check .
+ruff format --check .
+mypy
+python -m pytest "$@"
