@@ -178,9 +178,10 @@ class FallbackStream:
 
     def likely(self) -> str:
         try:
-            return self._run.decode()
+            text = self._run.decode()
         except UnicodeDecodeError:
             return ""
+        return text[1:] if self._strip and text.startswith(" ") else text
 
     def flush(self) -> str:
         return self._stripped(self._end_run())
