@@ -42,17 +42,21 @@ class Parser(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
+        self.positional = positional
         self.explain: Callable[[str], str] = lambda option: ""  # knows more about unknown options
         self.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, unknown = self.parse_known_intermixed_args(args, namespace)
-        if unknown:
-            self.error(self.explain_unknown(unknown[0]))
+        """As argparse does; words that belong to no option are ``positional``, in their order,
+        wherever they stand (argparse allows that only without ``--``)."""
+        words = list(args or [])
+        end = words.index("--") if "--" in words else len(words)
+        parsed, rest = super().parse_known_args(self._dashed(words[:end]), namespace)
+        misspelt = [word for word in rest if _looks_like_option(word)]
+        parsed.positional = [*rest, *words[end + 1 :]]
+        if misspelt or (parsed.positional and not self.positional):
+            self.error(self.explain_unknown((misspelt or parsed.positional)[0]))
         return parsed
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_known_args([*self._dashed(args or [])], namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n(`{self.prog} --help` lists the options)\n")
@@ -60,7 +64,7 @@ class Parser(argparse.ArgumentParser):
     def explain_unknown(self, word: str) -> str:
         """What to say about an argument that nobody took."""
         name = word.partition("=")[0]
-        if not name.startswith("-"):
+        if not _looks_like_option(word):
             return f"unexpected argument {word!r}"
         explained = self.explain(name)
         if explained:
@@ -68,14 +72,18 @@ class Parser(argparse.ArgumentParser):
         near = difflib.get_close_matches(name, self._option_string_actions, n=1)
         return f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
-    def _dashed(self, args: Sequence[str]) -> list[str]:
-        words = list(args)
-        end = words.index("--") if "--" in words else len(words)
-        for i, word in enumerate(words[:end]):
+    def _dashed(self, words: list[str]) -> list[str]:
+        for i, word in enumerate(words):
             name, equals, value = word.partition("=")
             if name.startswith("--") and name not in self._option_string_actions:
                 words[i] = name.replace("_", "-") + equals + value
         return words
+
+
+def _looks_like_option(word: str) -> bool:
+    """``-x`` or ``--x=y``, and neither ``-`` nor a text such as ``- eggs``."""
+    name = word.partition("=")[0]
+    return name.startswith("-") and name != "-" and " " not in name
 
 
 @dataclasses.dataclass(frozen=True)

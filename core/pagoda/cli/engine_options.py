@@ -69,8 +69,9 @@ def _platforms(words: Sequence[str]) -> Iterator[registry.Platform]:
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--device", default="auto")
     peek.add_argument("-h", "--help", action="store_true")
+    end = words.index("--") if "--" in words else len(words)
     try:
-        known, _ = peek.parse_known_args(list(words))
+        known, _ = peek.parse_known_args(list(words[:end]))
     except SystemExit:  # "--device" without a word; the real parser says so
         return
     if known.device != "auto":

@@ -77,12 +77,8 @@ def stream_text(llm: LLM, prompt: Prompt, params: SamplingParams) -> None:
 
 
 def _add_prompts(parser: Parser) -> None:
-    group = parser.add_argument_group("prompts")
-    group.add_argument(
-        "prompts",
-        nargs="*",
-        metavar="PROMPT",
-        help="text to continue; - or none at all: stdin, as one prompt without its last newline",
+    group = parser.add_argument_group(
+        "prompts", "PROMPT: text to continue; - or none at all: stdin, without its last newline"
     )
     group.add_argument("--file", metavar="PATH", help="a file to continue; - for stdin")
     group.add_argument(
@@ -107,12 +103,12 @@ def _token_ids(text: str) -> list[int]:
 
 def _prompts(args: argparse.Namespace) -> list[Prompt]:
     """Every prompt in the order of the command line: arguments, file, token ids."""
-    if not args.prompts and args.file is None and not args.prompt_token_ids:
-        args.prompts = ["-"]
+    if not args.positional and args.file is None and not args.prompt_token_ids:
+        args.positional = ["-"]
         if sys.stdin.isatty():
             print("reading the prompt from the terminal; Ctrl-D ends it", file=sys.stderr)
     texts: list[str] = []
-    for text in args.prompts:
+    for text in args.positional:
         texts += _texts("-", args.lines) if text == "-" else [text]
     if args.file is not None:
         texts += _texts(args.file, args.lines)

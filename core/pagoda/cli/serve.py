@@ -13,17 +13,16 @@ from pagoda.server.settings import ServerSettings
 def run(words: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = Parser("pagoda serve", "Serve a model over HTTP, in OpenAI's API.", "[MODEL]")
-    parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model")
     server = options_of(ServerSettings)
     group = parser.add_argument_group("server")
     for option in server:
         option.add_to(group)
     engine = EngineOptions(parser, words)
     args = parser.parse_args(words)
-    if args.positional_model is not None:
-        if args.model not in ("", args.positional_model):
-            parser.error(f"two models: {args.positional_model!r} and --model {args.model!r}")
-        args.model = args.positional_model
+    named = {name for name in (*args.positional, args.model) if name}
+    if len(named) > 1:
+        parser.error(f"more than one model: {', '.join(sorted(named))}")
+    args.model = "".join(named)
     set_up_logs(args.debug, default="INFO")
     settings = ServerSettings(**given(server, args))
     config = name_model(engine.config(args))

@@ -76,7 +76,10 @@ class FakeLLM:
         return [self.output(p, q, self.answer(p)) for p, q in zip(prompts, each, strict=True)]
 
     def answer(self, prompt: dict[str, Any]) -> str:
-        return (prompt.get("prompt") or "".join(map(chr, prompt["prompt_token_ids"]))).upper()
+        return "".join(map(chr, self.ids(prompt))).upper()
+
+    def ids(self, prompt: dict[str, Any]) -> list[int]:
+        return prompt.get("prompt_token_ids") or [ord(c) for c in prompt["prompt"]]
 
     def output(self, prompt: dict[str, Any], params: SamplingParams, text: str) -> RequestOutput:
         ids = [ord(c) for c in text]
@@ -87,8 +90,15 @@ class FakeLLM:
             CompletionOutput(i, text, ids, logprobs=logprobs, finish_reason="length")
             for i in range(params.n)
         ]
-        source = prompt.get("prompt_token_ids") or [ord(c) for c in prompt["prompt"]]
-        return RequestOutput("0", prompt.get("prompt"), source, outputs, True, num_cached_tokens=3)
+        return RequestOutput(
+            "0", prompt.get("prompt"), self.ids(prompt), outputs, True, num_cached_tokens=3
+        )
+
+
+@pytest.fixture
+def fake_llm() -> type[FakeLLM]:
+    """The class, for tests that change what it does."""
+    return FakeLLM
 
 
 @pytest.fixture
