@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 import zmq.asyncio
 
@@ -61,7 +61,7 @@ class AsyncLLM:
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput]:
         """Yield outputs as params.output_kind asks; closing the generator aborts the request.
 
         Raises InvalidValue or UnsupportedFeature before anything is queued, QueueFull when too

@@ -12,7 +12,9 @@ from pagoda.platform.errors import InvalidValue, PagodaError
 from pagoda.platform.types import EMPTY
 
 
-def setting(default: Any, help: str, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
+def setting(
+    default: Any, help: str, choices: tuple[str, ...] = (), low: float | None = None
+) -> Any:
     """A field with its help text, allowed words and smallest value; the CLI reads these too."""
     metadata = {"help": help, "choices": choices, "low": low}
     if isinstance(default, Mapping):
@@ -52,7 +54,7 @@ class EngineConfig:
     quantization: str | None = setting(None, "weight quantization done at load")
     load_format: str = setting(
         "auto",
-        "auto (safetensors, else .bin), safetensors, pt (.bin, weights only) or dummy (random weights)",
+        "auto (safetensors, else .bin), safetensors, pt (.bin, weights only), dummy (random)",
         choices=("auto", "safetensors", "pt", "dummy"),
     )
     max_model_len: int | None = setting(None, "longest prompt plus output, in tokens", low=1)
@@ -69,7 +71,9 @@ class EngineConfig:
         None, "plan the next step while one runs; default: where the platform gains by it"
     )
     scheduling_policy: str = setting(
-        "fcfs", "who goes first: fcfs, or priority (lower runs earlier)", choices=("fcfs", "priority")
+        "fcfs",
+        "who goes first: fcfs, or priority (lower runs earlier)",
+        choices=("fcfs", "priority"),
     )
     tensor_parallel_size: int = setting(1, "devices that share one model", low=1)
     seed: int = setting(0, "seed of requests that bring none", low=0)
@@ -79,7 +83,9 @@ class EngineConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if not 0 < self.gpu_memory_utilization <= 1:
-            raise InvalidValue("gpu_memory_utilization", self.gpu_memory_utilization, "must be in (0, 1]")
+            raise InvalidValue(
+                "gpu_memory_utilization", self.gpu_memory_utilization, "must be in (0, 1]"
+            )
 
 
 def make_config(**settings: object) -> EngineConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -49,8 +49,8 @@ class LLM:
         ids = self._start(listed, final, priorities, clip_length=True)
         return self._collect(ids, use_tqdm)
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams) -> Iterator[RequestOutput]:
-        """Continue one prompt, yielding as params.output_kind asks.  Closing the iterator stops it."""
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams) -> Generator[RequestOutput]:
+        """Continue one prompt, yielding as params.output_kind asks; closing stops it."""
         yield from self._outputs(self._start([prompt], [sampling_params], [0], clip_length=True))
 
     def chat(
@@ -131,7 +131,7 @@ class LLM:
             self.engine.add(request)
         return ids
 
-    def _outputs(self, ids: Sequence[str]) -> Iterator[RequestOutput]:
+    def _outputs(self, ids: Sequence[str]) -> Generator[RequestOutput]:
         """Step the engine until these requests are finished."""
         left = set(ids)
         try:

@@ -79,7 +79,9 @@ def test_the_oldest_prefix_is_evicted_first_and_tails_before_heads() -> None:
 
 def test_digests_depend_on_salt_parent_and_tokens() -> None:
     made = {
-        block_digest(root_digest(salt), tokens) for salt in ("", "a") for tokens in ([1], [2], [1, 2])
+        block_digest(root_digest(salt), tokens)
+        for salt in ("", "a")
+        for tokens in ([1], [2], [1, 2])
     }
     assert len(made) == 6
     assert block_digest(block_digest(root_digest(""), [1]), [2]) not in made

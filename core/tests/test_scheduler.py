@@ -220,8 +220,16 @@ def test_stop_tokens_end_a_request_at_once_and_min_tokens_delay_them(steps_in_fl
     answers = run(engine, request("a", [3, 1], 12, params=params))
     assert answers.tokens["a"] == tokens[: tokens.index(stop) + 1]
     assert answers.finished["a"] == "stop"
-    eos = run(engine, request("b", [3, 1], 12, params=SamplingParams(temperature=0, max_tokens=12),
-                              eos_token_ids=(stop,)))
+    eos = run(
+        engine,
+        request(
+            "b",
+            [3, 1],
+            12,
+            params=SamplingParams(temperature=0, max_tokens=12),
+            eos_token_ids=(stop,),
+        ),
+    )
     assert eos.tokens["b"] == answers.tokens["a"]
 
 

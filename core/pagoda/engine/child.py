@@ -23,7 +23,7 @@ POLL_MILLISECONDS = 200
 
 
 class EngineProcess:
-    """One engine process and the socket to it.  ``address`` is a socket file in a private folder."""
+    """One engine process and the socket to it, a file in a private folder."""
 
     def __init__(self, config: EngineConfig):
         self._folder = tempfile.mkdtemp(prefix="pagoda-")

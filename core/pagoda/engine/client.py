@@ -42,13 +42,15 @@ class Client:
             trust_remote_code=config.trust_remote_code,
             download_dir=config.download_dir,
         )
-        self.default_sampling = generation_defaults(info.model_path)
+        self.default_sampling: dict[str, Any] = generation_defaults(info.model_path)
         model = read_model_info(info.model_path)
         self.eos_token_ids = (
             eos_token_ids(info.model_path, model.config) or self.tokenizer.eos_token_ids
         )
         self.generations: dict[str, Generation] = {}
-        self._owner: dict[str, tuple[Generation, int]] = {}  # engine request id to generation, index
+        self._owner: dict[
+            str, tuple[Generation, int]
+        ] = {}  # engine request id to generation, index
         self._seeds = itertools.count()
 
     @property
@@ -150,6 +152,7 @@ class Client:
             changes["max_tokens"] = room
             changes["min_tokens"] = min(params.min_tokens, room)
         if params.bad_words:
+
             def encode(word: str) -> list[int]:
                 return self.tokenizer.encode(word, add_special_tokens=False)
 

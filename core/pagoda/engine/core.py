@@ -84,9 +84,7 @@ class EngineCore:
             request = self._make_request(message)
         except PagodaError as error:
             self._outbox.append(
-                EngineOutput(
-                    request_id=message.request_id, finish_reason="error", error=str(error)
-                )
+                EngineOutput(request_id=message.request_id, finish_reason="error", error=str(error))
             )
             return
         self._arrivals += 1
@@ -195,7 +193,10 @@ class EngineCore:
         rows = np.arange(len(sampled))
         if plan.num_departed != self.scheduler.num_departed:  # aborted or ended with it in flight
             alive = [r.status is Status.RUNNING for r in sampled]
-            rows, sampled = np.flatnonzero(alive), [r for r in sampled if r.status is Status.RUNNING]
+            rows, sampled = (
+                np.flatnonzero(alive),
+                [r for r in sampled if r.status is Status.RUNNING],
+            )
         slots, tokens = plan.slots[plan.sample_rows[rows]], tokens[rows]
         table.land(slots, tokens)
         outputs = []
@@ -219,7 +220,10 @@ class EngineCore:
         table = self.scheduler.table
         length = table.length[slots] - table.pending[slots]
         stop = (table.stop_ids[slots] == tokens[:, None]).any(axis=1)
-        return (stop & (length > table.min_length[slots])) | (length >= table.limit[slots])
+        ended: np.ndarray = (stop & (length > table.min_length[slots])) | (
+            length >= table.limit[slots]
+        )
+        return ended
 
     def _advance_state(self, request: Request, output: EngineOutput) -> bool:
         """Tell penalties and grammar of the new token; True when the request ends here."""

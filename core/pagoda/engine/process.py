@@ -1,4 +1,4 @@
-"""The engine in a process of its own: ``python -m pagoda.engine.process``, started by EngineProcess.
+"""The engine in a process of its own: ``python -m pagoda.engine.process``.
 
 Its standard input carries the settings and is the lifeline: when it closes, the parent is gone and
 so is the child.  Requests and tokens go over one ZeroMQ pair as msgpack.

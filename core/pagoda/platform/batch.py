@@ -80,7 +80,9 @@ class SamplingBatch:
     num_logprobs: Int32  # [S] alternatives wanted; -1 = no logprobs at all
     penalties: Penalties | None = None
     bias: TokenBias | None = None
-    mask: npt.NDArray[np.uint32] | None = None  # [S, ceil(V/32)] bit t%32 of word t//32: t is allowed
+    mask: npt.NDArray[np.uint32] | None = (
+        None  # [S, ceil(V/32)] bit t%32 of word t//32: t is allowed
+    )
 
     @cached_property
     def plain_greedy(self) -> bool:

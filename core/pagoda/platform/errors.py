@@ -28,7 +28,7 @@ class OutOfMemory(PagodaError):
 
 
 class BadCheckpoint(PagodaError):
-    """A model folder is incomplete, malformed or not understood; the message names the file or tensor."""
+    """A model folder is incomplete or not understood; the message names the file or tensor."""
 
 
 class InvalidValue(PagodaError):

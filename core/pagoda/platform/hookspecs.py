@@ -65,7 +65,7 @@ def pagoda_capabilities(  # type: ignore[empty-body]
 def pagoda_settings(  # type: ignore[empty-body]
     model: ModelInfo, devices: Sequence[DeviceInfo]
 ) -> Mapping[str, object]:
-    """(optional) Return engine settings to use where the user gave none, by EngineConfig's names."""
+    """(optional) Return settings, by EngineConfig's names, to use where the user gave none."""
 
 
 @hookspec(firstresult=True)
@@ -87,5 +87,5 @@ def pagoda_diagnose() -> Mapping[str, str]:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def pagoda_conformance_profile() -> Profile:  # type: ignore[empty-body]
+def pagoda_conformance_profile() -> Profile:
     """(optional) Return tolerances by dtype and the known failures, each with its reason."""

@@ -62,7 +62,9 @@ class StepLimits:
     max_tokens: int
     max_requests: int
     mixed: bool = True  # prefill and decode may share a step
-    chunked_prefill: bool = True  # a step may start from a non-empty context; False: no prefix cache
+    chunked_prefill: bool = (
+        True  # a step may start from a non-empty context; False: no prefix cache
+    )
     steps_in_flight: int = 1  # > 1: PENDING tokens are understood
     token_sizes: tuple[int, ...] = ()  # hint: steps up to each of these sizes cost the same
 

@@ -32,7 +32,7 @@ def build_batch(plan: Plan, table: SlotTable, sampling: SamplingTable) -> Schedu
 
 
 def _token_ids(plan: Plan, table: SlotTable) -> Int32:
-    decodes = table.last_token[plan.slots[: plan.num_decodes]]
+    decodes: Int32 = table.last_token[plan.slots[: plan.num_decodes]]
     if plan.num_decodes == len(plan.requests):
         return decodes
     parts = [decodes]

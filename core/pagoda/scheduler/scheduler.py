@@ -130,7 +130,7 @@ class Scheduler:
     def _grow(
         self, picked: list[Request], slots: np.ndarray, rows: np.ndarray, in_flight: int
     ) -> tuple[list[Request], np.ndarray]:
-        """One more block for each row of ``rows``, preempting the last in rank when none is left."""
+        """One more block for each of ``rows``, preempting the last in rank when none is left."""
         postponed = np.zeros(len(picked), np.bool_)
         for row in rows.tolist():
             request = picked[row]
@@ -180,14 +180,14 @@ class Scheduler:
         return picked, counts
 
     def _must_wait(self, request: Request, coming: set[bytes]) -> bool:
-        """Its prefix is being computed by another request in this very step: reuse it in the next."""
+        """This very step computes its prefix for another request: reuse it in the next."""
         parent = request.fork_of
         if parent is not None and parent.status is Status.RUNNING:
             return int(self.table.computed[parent.slot]) < request.prompt_len - 1
         return self.prefixes.next_is_coming(request, coming)
 
     def _admit(self, request: Request, copies: list[tuple[int, int]]) -> bool:
-        """Give a waiting request a slot and blocks for all its tokens; False if they are not free."""
+        """Give a waiting request a slot and blocks for all its tokens; False if none are free."""
         shared, cached, source = self._find_prefix(request)
         need = -(-len(request.tokens) // self.block_size) - len(shared)
         if need > self.pool.num_free - self.pool.num_evictable(shared):
@@ -213,7 +213,9 @@ class Scheduler:
     def _find_prefix(self, request: Request) -> tuple[list[int], int, int | None]:
         """Blocks to share, tokens they (and a copied block) hold, and the block to copy, if any."""
         parent = request.fork_of
-        forked = parent is not None and parent.status is Status.RUNNING and not request.num_preemptions
+        forked = (
+            parent is not None and parent.status is Status.RUNNING and not request.num_preemptions
+        )
         if forked and parent is not None and not request.wants_scores:
             cached = request.prompt_len - 1
             whole = cached // self.block_size
