@@ -14,6 +14,7 @@ from pagoda.cli.engine_options import EngineOptions, name_model
 from pagoda.cli.logs import set_up_logs
 from pagoda.cli.sampling_options import SamplingOptions
 from pagoda.platform.errors import PagodaError
+from pagoda.sampling.params import RequestOutputKind
 from pagoda.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def run(words: Sequence[str]) -> int:
 
     with LLM(**vars(config)) as llm:
         chosen = {"max_tokens": MAX_TOKENS, **sampling.chosen(args)}
+        chosen["output_kind"] = RequestOutputKind.DELTA
         params = llm.get_default_sampling_params().clone_with(**chosen)
         Conversation(llm, params, args.system, settings.read_chat_template()).run()
     return 0

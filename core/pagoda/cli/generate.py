@@ -14,6 +14,7 @@ from pagoda.cli.logs import set_up_logs
 from pagoda.cli.sampling_options import SamplingOptions
 from pagoda.cli.text_input import read_lines, read_text
 from pagoda.platform.errors import PagodaError
+from pagoda.sampling.params import RequestOutputKind
 
 if TYPE_CHECKING:
     from pagoda.llm import LLM
@@ -66,7 +67,7 @@ def sampling_params(llm: LLM, chosen: dict[str, Any]) -> SamplingParams:
 def stream_text(llm: LLM, prompt: Prompt, params: SamplingParams) -> None:
     """Print a continuation while it is written."""
     last = ""
-    for output in llm.stream(prompt, params):
+    for output in llm.stream(prompt, params.clone_with(output_kind=RequestOutputKind.DELTA)):
         if output.error:
             raise PagodaError(output.error)
         for completion in output.outputs:

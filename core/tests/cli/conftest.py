@@ -12,7 +12,7 @@ import pytest
 from pagoda.engine.messages import EngineInfo
 from pagoda.outputs import CompletionOutput, Logprob, RequestOutput
 from pagoda.platform.errors import InvalidValue
-from pagoda.sampling.params import SamplingParams
+from pagoda.sampling.params import RequestOutputKind, SamplingParams
 
 INFO = EngineInfo(
     model_path="",
@@ -63,6 +63,7 @@ class FakeLLM:
 
     def stream(self, prompt: dict[str, Any], params: SamplingParams) -> Iterator[RequestOutput]:
         self.calls.append((prompt, params))
+        assert params.output_kind is RequestOutputKind.DELTA
         if prompt.get("prompt") == "":
             raise InvalidValue("prompt", "", "must have at least one token")
         for c in self.answer(prompt):
