@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_assets import assets, stories260k
 
 from pagoda import registry
 from pagoda.platform import CONTRACT
+
+__all__ = ["assets", "stories260k"]  # fixtures
 
 WriteSafetensors = Callable[[Path, Mapping[str, np.ndarray]], None]
 

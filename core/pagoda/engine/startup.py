@@ -71,6 +71,10 @@ def open_engine(config: EngineConfig) -> tuple[EngineCore, EngineInfo]:
 
 def settle(config: EngineConfig) -> Settled:
     """Choose the platform and fill in what the user left open.  Raises on what cannot be had."""
+    if not config.model:
+        from pagoda.assets import storyteller
+
+        config = dataclasses.replace(config, model=str(storyteller()))
     model = read_model_info(resolve(config.model, config.revision, config.download_dir))
     choice = choose(config.device, config.tensor_parallel_size)
     log.info("platform %s (%s)", choice.platform.info.name, choice.reason)

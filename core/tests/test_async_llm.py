@@ -1,0 +1,124 @@
+"""AsyncLLM over a real engine process, on the reference platform."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagoda import AsyncLLM, PagodaError, RequestOutput, SamplingParams
+from pagoda.config import EngineConfig
+from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull
+from pagoda.sampling.params import RequestOutputKind
+
+
+def open_llm(model: Path, **settings: object) -> AsyncLLM:
+    config = EngineConfig(  # type: ignore[arg-type]
+        model=str(model), device="reference", max_model_len=128, show_progress=False, **settings
+    )
+    return AsyncLLM.from_config(config)
+
+
+@pytest.fixture(scope="module")
+def llm(stories260k: Path) -> Iterator[AsyncLLM]:
+    opened = open_llm(stories260k / "hf", max_num_seqs=4, max_queue=4)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An AsyncLLM belongs to one event loop."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+async def collect(llm: AsyncLLM, id: str, params: SamplingParams) -> list[RequestOutput]:
+    return [output async for output in llm.generate("Once upon a time", params, id)]
+
+
+def test_outputs_come_as_asked(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -> None:
+    async def scenario() -> None:
+        whole, *_ = await collect(
+            llm, "final", GREEDY.clone_with(output_kind=RequestOutputKind.FINAL_ONLY)
+        )
+        growing = await collect(llm, "cumulative", GREEDY)
+        pieces = await collect(llm, "delta", GREEDY.clone_with(output_kind=RequestOutputKind.DELTA))
+        text = whole.outputs[0].text
+        assert len(whole.outputs[0].token_ids) == 12
+        assert growing[-1].outputs[0].text == text
+        assert "".join(p.outputs[0].text for p in pieces) == text
+        assert sum((p.outputs[0].token_ids for p in pieces), []) == whole.outputs[0].token_ids
+        assert pieces[-1].finished and pieces[-1].outputs[0].finish_reason == "length"
+
+    loop.run_until_complete(scenario())
+
+
+def test_a_bad_request_is_refused_and_hurts_no_other(
+    llm: AsyncLLM, loop: asyncio.AbstractEventLoop
+) -> None:
+    async def scenario() -> None:
+        running = asyncio.create_task(collect(llm, "good", GREEDY))
+        with pytest.raises(InvalidValue, match="max_tokens"):
+            await collect(llm, "bad", SamplingParams(max_tokens=10_000))
+        assert (await running)[-1].finished
+
+    loop.run_until_complete(scenario())
+
+
+def test_closing_the_generator_aborts(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -> None:
+    async def scenario() -> None:
+        stream = llm.generate("Once", GREEDY.clone_with(max_tokens=100), "closed")
+        await stream.__anext__()
+        await stream.aclose()
+        assert llm.num_unfinished == 0
+        await collect(llm, "after", GREEDY)
+        assert (llm.stats.num_running, llm.stats.num_waiting) == (0, 0)
+        assert llm.stats.kv_usage == 0
+
+    loop.run_until_complete(scenario())
+
+
+def test_a_full_queue_says_so(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -> None:
+    async def scenario() -> None:
+        tasks = [asyncio.create_task(collect(llm, f"q{i}", GREEDY)) for i in range(12)]
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        full = [result for result in done if isinstance(result, QueueFull)]
+        assert len(full) == 4, "four run, four wait"
+        assert sum(isinstance(result, list) for result in done) == 8
+        assert await llm.drain(5)
+
+    loop.run_until_complete(scenario())
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PagodaError, match="nowhere"):
+        open_llm(tmp_path / "nowhere")
+
+
+def test_a_killed_engine_fails_its_requests(stories260k: Path) -> None:
+    llm = open_llm(stories260k / "hf")
+
+    async def scenario() -> None:
+        stream = llm.generate("Once", GREEDY.clone_with(max_tokens=100), "doomed")
+        await stream.__anext__()
+        os.kill(llm._process.process.pid, signal.SIGKILL)
+        with pytest.raises(EngineDead, match="SIGKILL"):
+            async for _ in stream:
+                pass
+        assert "SIGKILL" in (llm.dead_reason or "")
+        with pytest.raises(EngineDead):
+            await collect(llm, "late", GREEDY)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        llm.close()
