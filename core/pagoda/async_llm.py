@@ -114,10 +114,8 @@ class AsyncLLM:
             return
         self._closed = True
         self._dead_reason = self._dead_reason or "the engine was closed"
-        if self._receiver is not None:
+        if self._receiver is not None and not self._receiver.get_loop().is_closed():
             self._receiver.cancel()
-        if self._socket is not None:
-            self._socket.close(linger=0)
         self._process.close()
 
     def _listen(self) -> None:
