@@ -22,7 +22,6 @@ class AttentionSpec:
     scale: float
     window: int | None = None  # a token sees itself and the window - 1 before it
     soft_cap: float | None = None  # scores become cap * tanh(score / cap)
-    alibi: bool = False  # adds -slope(head) * distance to the scores
 
 
 class AttentionBackend(Protocol):

@@ -6,39 +6,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import torch
-from pagoda.platform import StepHandle, StepResult
 from torch import Tensor
 
 from pagoda_torch.attention import AttentionBackend
+
+
+class Download(Protocol):
+    """Arrays on their way to the host."""
+
+    def wait(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays, once the work that makes them is done; raises what the work raised."""
+        ...
 
 
 class TorchDevice(Protocol):
     """One device: memory, copies, and how its work is started and awaited."""
 
     device: torch.device
+    overlaps: bool  # the host runs ahead of the device, so that reading a value costs a wait
 
     def memory(self) -> tuple[int, int]:
-        """Free and total bytes, for this process."""
-        ...
-
-    def peak_bytes(self, reset: bool = False) -> int | None:
-        """The most bytes of tensors ever held, or since ``reset``; None: not counted here."""
+        """Bytes this process may still take, and all there are."""
         ...
 
     def upload(self, array: npt.NDArray[Any]) -> Tensor:
-        """A copy, or a view where host memory is the device's; does not wait for the device."""
+        """The array on the device, without waiting for it; where host memory is the device's it
+        may be a view, so the array is not written to afterwards."""
         ...
 
-    def launch(self, work: Callable[[], DeviceResult]) -> StepHandle:
-        """Start ``work``, in order after all that was launched before, and return at once when
-        steps overlap; the handle downloads its result when asked."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait until everything launched is done."""
+    def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Download:
+        """Run ``work`` after all that was launched before; without waiting for it where steps
+        overlap.  The tensors it returns come down when asked for."""
         ...
 
     def close(self) -> None:
@@ -47,19 +47,11 @@ class TorchDevice(Protocol):
 
 
 @dataclass(frozen=True)
-class DeviceResult:
-    """A step's outcome still on the device."""
-
-    tensors: tuple[Tensor, ...]
-    build: Callable[[tuple[npt.NDArray[np.generic], ...]], StepResult]
-    """Makes the StepResult from the same tensors as host arrays."""
-
-
-@dataclass(frozen=True)
 class TorchFamily:
     """A platform as the torch runner sees it."""
 
     device: TorchDevice
     attention: Sequence[AttentionBackend]  # the first that does not refuse a layer serves it
-    ops: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # names of ``ops.Ops``
+    ops: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # by names in ``ops.Ops``
     default_block_size: int = 16
+    most_cache_bytes: int | None = None  # unless the user says how much

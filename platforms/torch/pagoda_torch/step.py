@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pagoda.platform import PENDING, ScheduledBatch
+import torch
 from torch import Tensor
+
+from pagoda.platform import PENDING, ScheduledBatch
 
 if TYPE_CHECKING:
     from pagoda_torch.family import TorchDevice
@@ -20,6 +22,7 @@ class TorchStep:
     batch: ScheduledBatch
     block_size: int
     device: TorchDevice
+    dtype: torch.dtype  # the model's
     token_ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64
     cache_slots: Tensor  # [T] int64, block * block_size + offset
@@ -27,7 +30,11 @@ class TorchStep:
 
 
 def make_step(
-    batch: ScheduledBatch, block_size: int, device: TorchDevice, last_tokens: Tensor
+    batch: ScheduledBatch,
+    block_size: int,
+    device: TorchDevice,
+    dtype: torch.dtype,
+    last_tokens: Tensor,
 ) -> TorchStep:
     """Bring a batch to the device.
 
@@ -42,6 +49,7 @@ def make_step(
         batch=batch,
         block_size=block_size,
         device=device,
+        dtype=dtype,
         token_ids=token_ids,
         positions=device.upload(batch.positions.astype(np.int64)),
         cache_slots=device.upload(batch.cache_slots(block_size)),

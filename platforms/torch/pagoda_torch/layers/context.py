@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from pagoda.platform import ModelInfo
 from torch import Tensor
 
+from pagoda.platform import ModelInfo
 from pagoda_torch.ops import Ops
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ class LMHead(Linear):
             super().__init__(context, hidden_size, vocab_size)
         else:
             super().__init__(context, hidden_size, 0)
-            self.sizes, self.weight = (vocab_size,), tied.weight
+            self.sizes, self.weight = [vocab_size], tied.weight
         self.tied = tied is not None
 
     def weights(self, *names: str, transposed: bool = False) -> dict[str, Tensor]:

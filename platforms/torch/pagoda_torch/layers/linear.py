@@ -21,7 +21,7 @@ class Linear:
         out_features: int | Sequence[int],
         bias: bool = False,
     ):
-        self.sizes = (out_features,) if isinstance(out_features, int) else tuple(out_features)
+        self.sizes = [out_features] if isinstance(out_features, int) else list(out_features)
         self.weight: Any = context.empty(sum(self.sizes), in_features)
         self.bias = context.empty(sum(self.sizes)) if bias else None
         self._linear, self._prepare = context.ops.linear, context.ops.prepare_linear

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pagoda.models.info import rope_parameters
-from pagoda.platform import BadCheckpoint
 from torch import Tensor
 
+from pagoda.models.info import rope_parameters
+from pagoda.platform import BadCheckpoint
 from pagoda_torch.layers.context import ModelContext
 
 _LONG_FIELDS = ("llama3", "yarn", "longrope")

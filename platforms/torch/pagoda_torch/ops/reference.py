@@ -5,7 +5,6 @@ what the checkpoints were trained with."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,11 +21,7 @@ def prepare_linear(weight: Tensor) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square norm over the last dimension."""
-    if x.dtype == torch.float32:
-        return F.rms_norm(x, (x.shape[-1],), weight, epsilon)
-    wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return (wide * scale).to(x.dtype) * weight
+    return F.rms_norm(x, (x.shape[-1],), weight, epsilon)
 
 
 def add_rms_norm(

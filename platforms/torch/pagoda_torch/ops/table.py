@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pagoda.platform import PagodaError
 from torch import Tensor
 
+from pagoda.platform import PagodaError
 from pagoda_torch.ops import reference
 
 

@@ -1,0 +1,46 @@
+"""The CPU as a torch device: its memory is the host's, and work is done when launch returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pagoda_cpu import hardware
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A finished step's arrays."""
+
+    arrays: dict[str, npt.NDArray[Any]]
+
+    def wait(self) -> dict[str, npt.NDArray[Any]]:
+        return self.arrays
+
+
+class CpuDevice:
+    """Implements ``pagoda_torch.family.TorchDevice``."""
+
+    device = torch.device("cpu")
+    overlaps = False
+
+    def __init__(self, num_threads: int):
+        torch.set_num_threads(num_threads)
+
+    def memory(self) -> tuple[int, int]:
+        total, free = hardware.memory()
+        return free, total
+
+    def upload(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array)
+
+    def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Ready:
+        return Ready({name: tensor.numpy() for name, tensor in work().items()})
+
+    def close(self) -> None:
+        """Tensors free themselves."""

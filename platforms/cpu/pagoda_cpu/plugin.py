@@ -1,0 +1,99 @@
+"""The CPU platform's hooks.  Nothing heavy is imported before a runner is asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from pagoda.platform import (
+    CONTRACT,
+    Capabilities,
+    DeviceInfo,
+    Feature,
+    ModelInfo,
+    ModelRunner,
+    PlatformInfo,
+    RunnerConfig,
+    StepLimits,
+    Unavailable,
+    hookimpl,
+)
+from pagoda_cpu import hardware
+
+
+@hookimpl
+def pagoda_platform() -> PlatformInfo:
+    return PlatformInfo(name="cpu", summary="CPUs, through PyTorch", contract=CONTRACT, priority=10)
+
+
+@hookimpl
+def pagoda_probe() -> list[DeviceInfo]:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise Unavailable("PyTorch is not installed", "pip install 'pagoda-llm[cpu]'")
+    total, _ = hardware.memory()
+    details = {
+        "cores": str(hardware.num_cores()),
+        "isa": " ".join(hardware.isa_flags()) or "unknown",
+    }
+    return [DeviceInfo("0", hardware.cpu_name(), memory_bytes=total, details=details)]
+
+
+@hookimpl
+def pagoda_capabilities(model: ModelInfo | None, devices: Sequence[DeviceInfo]) -> Capabilities:
+    fast = hardware.has_bfloat16()
+    return Capabilities(
+        limits=StepLimits(max_tokens=8192, max_requests=512),
+        dtypes=("bfloat16", "float32", "float16") if fast else ("float32", "bfloat16", "float16"),
+        features=frozenset(Feature) - {Feature.TENSOR_PARALLEL},
+    )
+
+
+@hookimpl
+def pagoda_settings(model: ModelInfo, devices: Sequence[DeviceInfo]) -> Mapping[str, object]:
+    return {"max_num_batched_tokens": 512, "max_num_seqs": 128}
+
+
+@hookimpl
+def pagoda_create_runner(
+    config: RunnerConfig, model: ModelInfo, devices: Sequence[DeviceInfo]
+) -> ModelRunner:
+    from pagoda_cpu.device import CpuDevice
+    from pagoda_cpu.ops import cpu_ops
+    from pagoda_torch.family import TorchFamily
+    from pagoda_torch.gather_attention import GatherAttention
+    from pagoda_torch.runner import TorchRunner
+
+    family = TorchFamily(
+        device=CpuDevice(hardware.num_threads(config.platform_options.get("cpu_threads"))),
+        attention=[GatherAttention()],
+        ops=cpu_ops(config.dtype),
+        most_cache_bytes=4 << 30,
+    )
+    return TorchRunner(config, model, family)
+
+
+@hookimpl
+def pagoda_add_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cpu-threads",
+        type=int,
+        metavar="N",
+        help="threads to compute with (default: OMP_NUM_THREADS, else a thread for each core that"
+        " the process may use)",
+    )
+
+
+@hookimpl
+def pagoda_diagnose() -> Mapping[str, str]:
+    from importlib.metadata import version
+
+    total, free = hardware.memory()
+    return {
+        "torch": version("torch"),
+        "cpu": hardware.cpu_name(),
+        "isa": " ".join(hardware.isa_flags()),
+        "threads": str(hardware.num_threads(None)),
+        "memory": f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
+    }

@@ -1,0 +1,272 @@
+"""The model runner of every torch platform: one step in, tokens out.
+
+What differs between devices comes with the ``TorchFamily``; what differs between models comes
+with the ``CausalLM``.  Nothing here waits for the device before a result is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pagoda.platform import (
+    PENDING,
+    KVCacheSpec,
+    KVGroup,
+    Logprobs,
+    ModelInfo,
+    OutOfMemory,
+    PagodaError,
+    RunnerConfig,
+    ScheduledBatch,
+    ScoreBatch,
+    StepHandle,
+    StepResult,
+    UnsupportedFeature,
+)
+from pagoda_torch.attention import AttentionBackend, AttentionSpec
+from pagoda_torch.family import Download, TorchFamily
+from pagoda_torch.layers.attention import Attention
+from pagoda_torch.layers.context import ModelContext
+from pagoda_torch.loader import load_weights
+from pagoda_torch.models.interface import CausalLM
+from pagoda_torch.models.registry import model_class
+from pagoda_torch.ops import make_ops
+from pagoda_torch.sampler import DeviceLogprobs, logprobs_of, sample
+from pagoda_torch.step import make_step
+from pagoda_torch.trial import trial_batch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+SCORE_ELEMENTS = 1 << 24
+"""Prompt logits held at a time, rows times vocabulary."""
+
+
+@dataclass(frozen=True)
+class TorchStepHandle:
+    """A launched step; its arrays come when asked for."""
+
+    download: Download
+
+    def result(self) -> StepResult:
+        arrays = self.download.wait()
+        return StepResult(
+            token_ids=arrays["token_ids"].astype(np.int32),
+            logprobs=_host_logprobs(arrays, "sampled"),
+            score=_host_logprobs(arrays, "score"),
+            logits=arrays.get("logits"),
+        )
+
+
+class TorchRunner:
+    """One model on one torch device; implements ``pagoda.platform.ModelRunner``."""
+
+    def __init__(self, config: RunnerConfig, info: ModelInfo, family: TorchFamily):
+        if config.dtype not in DTYPES:
+            raise UnsupportedFeature(f"dtype {config.dtype!r}", f"one of {', '.join(DTYPES)}")
+        for name, value, known in (
+            ("kv_cache_dtype", config.kv_cache_dtype, ("auto", config.dtype)),
+            ("quantization", config.quantization, (None,)),
+            ("tensor_parallel_size", config.tensor_parallel_size, (1,)),
+        ):
+            if value not in known:
+                raise UnsupportedFeature(f"torch platforms have no {name} {value!r} yet")
+        self.config, self.info, self.family = config, info, family
+        self.device = family.device
+        self.block_size = config.block_size or family.default_block_size
+        self.context = ModelContext(
+            info=info,
+            max_model_len=config.max_model_len,
+            dtype=DTYPES[config.dtype],
+            device=self.device.device,
+            ops=make_ops(family.ops),
+            trust_remote_code=config.trust_remote_code,
+        )
+        self._backends: list[AttentionBackend] = []
+        self._model: CausalLM | None = None
+        self._num_blocks = 0
+        self._has_sampled = np.zeros(config.max_requests, np.bool_)  # by slot
+
+    def load(self) -> None:
+        config = self.config
+        free, _ = self.device.memory()
+        with torch.inference_mode():
+            model = model_class(self.info)(self.context)
+            needed = sum(x.numel() * x.element_size() for x in model.weights().values())
+            if needed > free:
+                raise OutOfMemory(
+                    f"the weights take {_gib(needed)} in {config.dtype}, {_gib(free)} are free",
+                    "a smaller model or dtype",
+                )
+            load_weights(
+                model, self.info.path, config.load_format, config.seed, config.show_progress
+            )
+            for linear in self.context.linears:
+                linear.prepare()
+            self._last_tokens = torch.zeros(
+                config.max_requests, dtype=torch.int64, device=self.device.device
+            )
+        for layer in self.context.attention_layers:
+            layer.backend = self._choose(layer.spec)
+        self._backends = list(
+            {layer.backend.name: layer.backend for layer in self._layers}.values()
+        )
+        self._model = model
+
+    @property
+    def _layers(self) -> list[Attention]:
+        return self.context.attention_layers
+
+    def _choose(self, spec: AttentionSpec) -> AttentionBackend:
+        reasons = []
+        for backend in self.family.attention:
+            reason = backend.refuses(spec)
+            if reason is None:
+                return backend
+            reasons.append(f"{backend.name}: {reason}")
+        raise UnsupportedFeature(f"no attention for {spec} ({'; '.join(reasons)})")
+
+    def kv_cache_spec(self) -> KVCacheSpec:
+        size = self.context.dtype.itemsize
+        shapes = [x.backend.cache_shape(1, self.block_size, x.spec) for x in self._layers]
+        return KVCacheSpec((KVGroup(self.block_size, size * sum(map(math.prod, shapes))),))
+
+    def free_kv_bytes(self) -> int:
+        """What is left of the device's share after weights and the largest step, and no more than
+        the most requests of the greatest length could fill."""
+        config, spec = self.config, self.kv_cache_spec().groups[0]
+        if config.kv_cache_bytes is not None:
+            return config.kv_cache_bytes
+        free, total = self.device.memory()
+        room = int(total * config.memory_fraction) - (total - free) - self._step_bytes()
+        if room < spec.block_bytes:
+            raise OutOfMemory(
+                f"no room for the KV cache: {_gib(free)} are free, the largest step takes"
+                f" {_gib(self._step_bytes())}",
+                "fewer max_num_batched_tokens or a higher gpu_memory_utilization",
+            )
+        blocks = -(-config.max_model_len // self.block_size) * config.max_requests
+        limits = [room, blocks * spec.block_bytes]
+        if self.family.most_cache_bytes is not None:
+            one_request = -(-config.max_model_len // self.block_size) * spec.block_bytes
+            limits.append(max(self.family.most_cache_bytes, one_request))
+        return min(limits)
+
+    def _step_bytes(self) -> int:
+        """A bound on the largest step's work space: activations, logits and what sampling makes."""
+        info, config, size = self.info, self.config, self.context.dtype.itemsize
+        activations = 24 * config.max_tokens * info.num_heads * info.head_dim * size
+        rows = min(config.max_requests, config.max_tokens)
+        return activations + rows * info.vocab_size * (size + 8) + SCORE_ELEMENTS * 16
+
+    def init_kv_cache(self, num_blocks: int) -> None:
+        for layer in self._layers:
+            shape = layer.backend.cache_shape(num_blocks, self.block_size, layer.spec)
+            layer.cache = torch.zeros(shape, dtype=self.context.dtype, device=self.context.device)
+        self._num_blocks = num_blocks
+
+    def warm_up(self) -> None:
+        """Run a prompt and a decode once, so that the first request does not pay for first calls."""
+        longest = min(self.block_size, self.config.max_tokens, self.config.max_model_len - 1)
+        for context, query in ((0, longest), (longest - 1, 1)):
+            self.submit(trial_batch(context, query)).result()
+
+    def submit(self, batch: ScheduledBatch) -> StepHandle:
+        model = self._model
+        if model is None or not self._num_blocks:
+            raise PagodaError("submit() before load() and init_kv_cache()")
+        self._check(batch)
+        return TorchStepHandle(self.device.launch(lambda: self._run(model, batch)))
+
+    def _check(self, batch: ScheduledBatch) -> None:
+        """Refuse what is past the limits, or PENDING where nothing is; all on the host."""
+        config = self.config
+        for what, found, most in (
+            ("tokens", len(batch.token_ids), config.max_tokens),
+            ("requests", len(batch.slots), config.max_requests),
+            ("tokens in a sequence", int(batch.seq_lens.max(initial=0)), config.max_model_len),
+        ):
+            if found > most:
+                raise PagodaError(f"a step with {found} {what}, the limit is {most}")
+        self._has_sampled[batch.slots[batch.admitted]] = False
+        pending = batch.token_ids[batch.query_start[1:] - 1] == PENDING
+        if not self._has_sampled[batch.slots[pending]].all():
+            raise PagodaError("a PENDING token in a slot that has sampled nothing")
+        self._has_sampled[batch.slots[batch.sample_rows]] = True
+
+    @torch.inference_mode()
+    def _run(self, model: CausalLM, batch: ScheduledBatch) -> Mapping[str, Tensor]:
+        upload = self.device.upload
+        if batch.block_copies is not None:
+            source, destination = upload(batch.block_copies.T.astype(np.int64))
+            for layer in self._layers:
+                layer.backend.copy_blocks(layer.cache, source, destination)
+        dtype = self.context.dtype
+        step = make_step(batch, self.block_size, self.device, dtype, self._last_tokens)
+        for backend in self._backends:
+            step.plans[backend.name] = backend.plan(step)
+        hidden = model.forward(step.token_ids, step.positions, step)
+        found: dict[str, Tensor] = {}
+        if batch.score is not None:
+            found |= _named("score", self._score(model, hidden, batch.score))
+        if len(batch.sample_rows) < len(batch.token_ids):
+            hidden = hidden[upload(batch.logit_index.astype(np.int64))]
+        logits = model.logits(hidden)
+        if batch.want_logits:
+            found["logits"] = logits.float()
+        tokens, logprobs = sample(logits, batch.sampling, self.device)
+        slots = upload(batch.slots[batch.sample_rows].astype(np.int64))
+        self._last_tokens.index_copy_(0, slots, tokens)
+        found["token_ids"] = tokens
+        return found if logprobs is None else found | _named("sampled", logprobs)
+
+    def _score(self, model: CausalLM, hidden: Tensor, score: ScoreBatch) -> DeviceLogprobs:
+        """Prompt logprobs a few rows at a time, for [P, V] may be larger than the model."""
+        each = max(1, SCORE_ELEMENTS // self.info.vocab_size)
+        rows = self.device.upload(score.token_rows.astype(np.int64)).split(each)
+        targets = self.device.upload(score.targets.astype(np.int64)).split(each)
+        parts = [
+            logprobs_of(model.logits(hidden[some]).float(), wanted, score.num_logprobs)
+            for some, wanted in zip(rows, targets, strict=True)
+        ]
+        return DeviceLogprobs(
+            token_ids=torch.cat([part.token_ids for part in parts]),
+            logprobs=torch.cat([part.logprobs for part in parts]),
+            ranks=torch.cat([part.ranks for part in parts]),
+        )
+
+    def close(self) -> None:
+        self._model = None
+        for layer in self._layers:
+            layer.__dict__.pop("cache", None)
+        self.context.attention_layers.clear()
+        self.context.linears.clear()
+        self.device.close()
+
+
+def _named(prefix: str, logprobs: DeviceLogprobs) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.token_ids": logprobs.token_ids,
+        f"{prefix}.logprobs": logprobs.logprobs,
+        f"{prefix}.ranks": logprobs.ranks,
+    }
+
+
+def _host_logprobs(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> Logprobs | None:
+    if f"{prefix}.ranks" not in arrays:
+        return None
+    return Logprobs(
+        token_ids=arrays[f"{prefix}.token_ids"].astype(np.int32),
+        logprobs=arrays[f"{prefix}.logprobs"],
+        ranks=arrays[f"{prefix}.ranks"].astype(np.int32),
+    )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
