@@ -190,7 +190,9 @@ class Scheduler:
         """Give a waiting request a slot and blocks for all its tokens; False if none are free."""
         shared, cached, source = self._find_prefix(request)
         need = -(-len(request.tokens) // self.block_size) - len(shared)
-        if need > self.pool.num_free - self.pool.num_evictable(shared):
+        # A block left over for each running request, lest they preempt this one right away.
+        spare = len(self.running)
+        if need + spare > self.pool.num_free - self.pool.num_evictable(shared):
             return False
         self.pool.share(shared)
         fresh = self.pool.take(need)
