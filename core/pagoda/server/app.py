@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 def create_app(llm: AsyncLLM, settings: ServerSettings) -> FastAPI:
     """The server's ASGI application on a running engine.  Raises PagodaError when the chat
     template that the settings name cannot be read."""
-    app = FastAPI(
-        title="Pagoda",
-        version=__version__,
-        root_path=settings.root_path,
-        redirect_slashes=False,
-    )
+    app = FastAPI(title="Pagoda", version=__version__, redirect_slashes=False)
     app.state.served = ServedModel(llm, settings)
     errors.install(app)
     app.get("/health")(status.health)

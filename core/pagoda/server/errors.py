@@ -77,13 +77,6 @@ def gist(reason: str) -> str:
     return reason.strip().splitlines()[-1] if reason.startswith("Traceback") else reason
 
 
-def named(error: Exception, names: dict[str, str]) -> RequestError:
-    """As ``explained``, with the engine's field names changed to those that the user wrote."""
-    if isinstance(error, InvalidValue) and error.field in names:
-        error = InvalidValue(names[error.field], error.value, error.allowed)
-    return explained(error)
-
-
 def install(app: FastAPI) -> None:
     """Answer every failure of ``app`` in OpenAI's shape."""
 

@@ -110,6 +110,7 @@ def _uvicorn_config(llm: AsyncLLM, settings: ServerSettings) -> uvicorn.Config:
         access_log=not settings.disable_access_log,
         lifespan="off",
         ws="none",
+        root_path=settings.root_path,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_ca_certs=settings.ssl_ca_certs,

@@ -15,7 +15,7 @@ from pagoda import __version__
 from pagoda.outputs import RequestOutput
 from pagoda.platform.errors import InvalidValue, PagodaError
 from pagoda.sampling.params import SamplingParams
-from pagoda.server.errors import RequestError, named
+from pagoda.server.errors import RequestError
 from pagoda.server.logprobs import TokenTexts
 from pagoda.server.metrics import Metrics, RequestRecord
 from pagoda.server.schema.chat import ChatFields
@@ -143,7 +143,7 @@ class ServedModel:
                 record.count("abort")
             raise
         except InvalidValue as error:
-            raise named(error, wanted.field_names()) from error
+            raise wanted.in_its_words(error) from error
         except Exception:
             if record.last is not None:
                 record.count("error")

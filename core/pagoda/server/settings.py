@@ -35,7 +35,7 @@ class ServerSettings:
     shutdown_timeout: int = setting(
         120, "seconds that running requests have to finish after SIGTERM or Ctrl-C", low=0
     )
-    root_path: str = setting("", "path under which a proxy shows this server")
+    root_path: str = setting("", "path that a proxy shows this server under, and strips")
     allowed_origins: tuple[str, ...] = setting(("*",), "origins that browsers may call from (CORS)")
     ssl_certfile: str | None = setting(None, "TLS certificate file; turns HTTPS on")
     ssl_keyfile: str | None = setting(None, "TLS private key file")

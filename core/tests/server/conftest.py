@@ -17,7 +17,7 @@ import uvicorn
 from pagoda.config import EngineConfig
 from pagoda.engine.messages import EngineInfo, EngineStats
 from pagoda.outputs import CompletionOutput, Logprob, RequestOutput, TokenLogprobs
-from pagoda.platform.errors import EngineDead, QueueFull
+from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull
 from pagoda.sampling.params import RequestOutputKind, SamplingParams, check_against
 from pagoda.server.app import create_app
 from pagoda.server.settings import ServerSettings
@@ -78,7 +78,8 @@ class FakeLLM:
         self.dead_reason: str | None = None
         self.seen: list[SimpleNamespace] = []
         self.running: set[str] = set()
-        self.aborted = threading.Event()  # a generator was closed before its end
+        self.started = threading.Event()  # a request came
+        self.aborted = threading.Event()  # a request was closed before its end, none is left
 
     @property
     def num_unfinished(self) -> int:
@@ -92,6 +93,8 @@ class FakeLLM:
         priority: int = 0,
         cache_salt: str = "",
     ) -> AsyncGenerator[RequestOutput, None]:
+        if max(prompt) >= VOCAB:
+            raise InvalidValue("prompt_token_ids", max(prompt), f"must be under {VOCAB}")
         check_against(
             params, VOCAB, num_prompt_tokens=len(prompt), max_model_len=self.info.max_model_len
         )
@@ -100,6 +103,7 @@ class FakeLLM:
         )
         text = self.tokenizer.decode(prompt)
         self.running.add(request_id)
+        self.started.set()
         finished = False
         try:
             for step, output in enumerate(self._outputs(prompt, params, request_id)):
@@ -109,7 +113,7 @@ class FakeLLM:
             finished = True
         finally:
             self.running.discard(request_id)
-            if not finished:
+            if not finished and not self.running:
                 self.aborted.set()
 
     async def _misbehave(self, text: str, step: int) -> None:
@@ -179,7 +183,9 @@ class Running:
         self.app = create_app(llm, settings)  # type: ignore[arg-type]
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        config = uvicorn.Config(self.app, lifespan="off", log_level="critical")
+        config = uvicorn.Config(
+            self.app, lifespan="off", log_level="critical", root_path=settings.root_path
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self._thread.start()
@@ -192,11 +198,13 @@ class Running:
         messages = [{"role": "user", "content": content}]
         return self.http.post("/v1/chat/completions", json={"messages": messages, **fields})
 
-    def close(self) -> None:
-        self.http.close()
-        self._server.should_exit = True
-        self._server.force_exit = True
+    def stop(self) -> None:
+        """Begin to end; ``join`` waits for it."""
+        self._server.should_exit = self._server.force_exit = True
+
+    def join(self) -> None:
         self._thread.join()
+        self.http.close()
         self._listener.close()
 
 
@@ -214,7 +222,9 @@ def serve() -> Iterator[Serve]:
 
     yield start
     for server in started:
-        server.close()
+        server.stop()
+    for server in started:
+        server.join()
 
 
 @pytest.fixture(scope="module")

@@ -143,12 +143,14 @@ class GenerationRequest(SamplingFields):
 
     def sampling(self, defaults: Mapping[str, Any], **own: Any) -> SamplingParams:
         """The parameters: the route's ``own``, the request's, then the model's ``defaults``.
-        Raises InvalidValue."""
+        Raises InvalidValue in the request's words."""
         known = {k: v for k, v in defaults.items() if k in SamplingParams.__struct_fields__}
         kind = RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY
-        structured = self._structured_outputs()
-        fields = {**known, **self.chosen(), **own}
-        return SamplingParams(**fields, structured_outputs=structured, output_kind=kind)
+        fields = {**known, **self.chosen(), **own, "output_kind": kind}
+        try:
+            return SamplingParams(**fields, structured_outputs=self._structured_outputs())
+        except InvalidValue as error:
+            raise self.in_its_words(error) from error
 
     def _structured_outputs(self) -> StructuredOutputsParams | None:
         wishes: dict[str, dict[str, Any]] = {}
@@ -170,8 +172,14 @@ class GenerationRequest(SamplingFields):
         extra = {} if pattern is None else {"whitespace_pattern": pattern}
         return StructuredOutputsParams(**{**wish, **extra})
 
+    def in_its_words(self, error: InvalidValue) -> InvalidValue:
+        """The error with the name that this request has for the engine's field."""
+        return InvalidValue(
+            self.field_names().get(error.field, error.field), error.value, error.allowed
+        )
+
     def field_names(self) -> dict[str, str]:
-        """Engine field names to what this request calls them, for error messages."""
+        """The engine's field names to this request's, where they differ."""
         names = {"prompt_token_ids": "prompt"}
         if self.response_format is not None:
             names["structured_outputs.json"] = "response_format.json_schema.schema"
