@@ -48,7 +48,7 @@ def num_cores() -> int:
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
     cores = {_siblings(cpu) for cpu in allowed}
-    return max(1, min(len(cores), math.ceil(_cpu_quota())))
+    return max(1, min(len(cores), _quota_cores()))
 
 
 def _siblings(cpu: int) -> str:
@@ -59,12 +59,12 @@ def _siblings(cpu: int) -> str:
         return str(cpu)
 
 
-def _cpu_quota() -> float:
+def _quota_cores() -> int:
     try:
         quota, period = (_CGROUP / "cpu.max").read_text().split()
-        return float(quota) / float(period)
+        return math.ceil(float(quota) / float(period))
     except (OSError, ValueError):  # no cgroup, or "max"
-        return math.inf
+        return 1 << 16
 
 
 def num_threads(asked: object) -> int:

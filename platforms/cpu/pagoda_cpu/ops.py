@@ -23,14 +23,10 @@ FEW_ROWS = 2
 def cpu_ops(dtype: str) -> Mapping[str, Callable[..., Any]]:
     """The overrides for a model in this dtype on this CPU."""
     ops = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not hasattr(ops, "_linear_pointwise"):
+    if not (torch._C._has_mkldnn and hasattr(ops, "_linear_pointwise")):
         return {} if dtype == "float32" else {"linear": WidenedLinear()}
-    native = {
-        "float32": lambda: True,
-        "bfloat16": ops._is_mkldnn_bf16_supported,
-        "float16": ops._is_mkldnn_fp16_supported,
-    }
-    if not native[dtype]():
+    native = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}
+    if dtype in native and not getattr(ops, native[dtype])():
         return {"linear": WidenedLinear()}
     return {"linear": onednn_linear, "prepare_linear": packed}
 
@@ -39,14 +35,16 @@ def packed(weight: Tensor) -> Tensor:
     """The weight in the layout oneDNN's product likes best, which nothing else can read."""
     if weight.numel() < LARGE:
         return weight
-    return torch.ops.mkldnn._reorder_linear_weight(weight, 16)
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
+    return found
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Ahead of torch's own (MKL's) from a few rows on, packed or not: see the README."""
     if weight.numel() < LARGE:
         return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
 
 
 class WidenedLinear:

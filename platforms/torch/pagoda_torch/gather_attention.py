@@ -127,7 +127,8 @@ class GatherPlan:
 
 def _bucket(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """1, 2, 3, 4, 6, 8, 12, ... numbered: rows of one bucket differ by less than half."""
-    return np.ceil(2 * np.log2(np.maximum(lengths, 1))).astype(np.int64)
+    number: npt.NDArray[np.int64] = np.ceil(2 * np.log2(lengths)).astype(np.int64)
+    return number
 
 
 class GatherAttention:

@@ -172,7 +172,7 @@ class TorchRunner:
         self._num_blocks = num_blocks
 
     def warm_up(self) -> None:
-        """Run a prompt and a decode once, so that the first request does not pay for first calls."""
+        """Run a prompt and a decode once: first calls are slow, and no request shall pay for it."""
         longest = min(self.block_size, self.config.max_tokens, self.config.max_model_len - 1)
         for context, query in ((0, longest), (longest - 1, 1)):
             self.submit(trial_batch(context, query)).result()
@@ -229,8 +229,8 @@ class TorchRunner:
     def _score(self, model: CausalLM, hidden: Tensor, score: ScoreBatch) -> DeviceLogprobs:
         """Prompt logprobs a few rows at a time, for [P, V] may be larger than the model."""
         each = max(1, SCORE_ELEMENTS // self.info.vocab_size)
-        rows = self.device.upload(score.token_rows.astype(np.int64)).split(each)
-        targets = self.device.upload(score.targets.astype(np.int64)).split(each)
+        rows = torch.split(self.device.upload(score.token_rows.astype(np.int64)), each)
+        targets = torch.split(self.device.upload(score.targets.astype(np.int64)), each)
         parts = [
             logprobs_of(model.logits(hidden[some]).float(), wanted, score.num_logprobs)
             for some, wanted in zip(rows, targets, strict=True)
