@@ -143,7 +143,9 @@ def load(path: Any, dtype: str = "float32", **settings: Any) -> Any:
     config = {"max_model_len": 256, "max_tokens": 2048, "max_requests": 64, "block_size": 16}
     info = read_model_info(path)
     runner = plugin.pagoda_create_runner(
-        RunnerConfig(dtype=dtype, **{**config, **settings}), info, []
+        RunnerConfig(dtype=dtype, platform_options={"cpu_threads": 1}, **{**config, **settings}),
+        info,
+        [],
     )
     runner.load()
     return runner
