@@ -160,4 +160,4 @@ class _Answer:
         """The unfinished last message, where it is wanted back in front of its continuation."""
         if not self.wanted.echo or self.wanted.messages[-1].role != ROLE:
             return ""
-        return self.wanted.conversation()[-1]["content"] or ""
+        return self.wanted.unfinished()

@@ -68,6 +68,9 @@ def explained(error: Exception) -> RequestError:
     if isinstance(error, QueueFull):
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return RequestError(503, str(error), code="queue_full", headers=headers)
+    if isinstance(error, PagodaError):
+        logger.error("a request failed: %s", error)
+        return RequestError(500, gist(str(error)), code="engine_error")
     logger.error("a request failed unexpectedly", exc_info=error)
     return _unforeseen()
 

@@ -20,8 +20,8 @@ LOWEST = -9999.0
 class TokenTexts:
     """How tokens are shown: their text, or ``token_id:N`` on request."""
 
-    def __init__(self, decode: Callable[[list[int]], str], as_ids: bool):
-        self.decode = decode
+    def __init__(self, text_of: Callable[[int], str], as_ids: bool):
+        self.text_of = text_of
         self.as_ids = as_ids
 
     def show(self, token: int, entry: Logprob | None = None) -> str:
@@ -29,7 +29,7 @@ class TokenTexts:
             return f"token_id:{token}"
         if entry is not None and entry.decoded_token is not None:
             return entry.decoded_token
-        return self.decode([token])
+        return self.text_of(token)
 
 
 def completion_logprobs(

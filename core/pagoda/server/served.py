@@ -13,7 +13,7 @@ from fastapi import Request
 
 from pagoda import __version__
 from pagoda.outputs import RequestOutput
-from pagoda.platform.errors import InvalidValue, PagodaError
+from pagoda.platform.errors import InvalidValue
 from pagoda.sampling.params import SamplingParams
 from pagoda.server.errors import RequestError
 from pagoda.server.logprobs import TokenTexts
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pagoda.async_llm import AsyncLLM
 
 FINGERPRINT = f"pagoda-{__version__}"
+CONTINUES = "\ue000continues here\ue001"
+"""Put where an unfinished message ends, to find what a template writes behind it."""
+
 LONG_TEXT = 4096
 """Characters from which tokenizing is left to a thread, so that other streams go on."""
 
@@ -76,31 +79,29 @@ class ServedModel:
             raise InvalidValue(param, highest, allowed)
 
     def texts(self, as_ids: bool | None) -> TokenTexts:
-        return TokenTexts(self._decode_one, bool(as_ids))
-
-    def _decode_one(self, token_ids: list[int]) -> str:
-        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
+        return TokenTexts(self.tokenizer.token_text, bool(as_ids))
 
     async def render(self, chat: ChatFields) -> str:
-        """The conversation as one prompt.  Templates are programs: whatever one raises is the
-        request's error, not ours."""
+        """The conversation as one prompt.  Raises RequestError or InvalidValue."""
         if chat.chat_template is not None and not self.settings.trust_request_chat_template:
             message = "chat_template in requests is not allowed (--trust-request-chat-template)"
             raise RequestError(400, message, param="chat_template", code="unsupported")
-        try:
-            return self.tokenizer.render_chat(
-                chat.conversation(),
-                chat_template=chat.chat_template or self.chat_template,
-                add_generation_prompt=chat.add_generation_prompt,
-                continue_final_message=chat.continue_final_message,
-                tools=chat.tools,
-                **chat.template_variables(),
-            )
-        except PagodaError:
-            raise
-        except Exception as error:
-            message = f"the chat template refuses these messages: {error}"
-            raise RequestError(400, message, param="messages", code="chat_template") from error
+        messages = chat.conversation()
+        if chat.continue_final_message:
+            messages[-1]["content"] = chat.unfinished() + CONTINUES
+        text = self.tokenizer.render_chat(
+            messages,
+            chat_template=chat.chat_template or self.chat_template,
+            add_generation_prompt=chat.add_generation_prompt,
+            tools=chat.tools,
+            **chat.template_variables(),
+        )
+        if chat.continue_final_message:
+            text, found, _ = text.rpartition(CONTINUES)
+            if not found:
+                allowed = "the chat template does not show the last message as it is"
+                raise InvalidValue("continue_final_message", True, allowed)
+        return text
 
     def default_max_tokens(self, token_ids: list[int]) -> int:
         """What the model's own settings say, as far as there is room."""

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import jinja2
 import pytest
 import uvicorn
 
@@ -45,10 +44,13 @@ class FakeTokenizer:
         special = "" if skip_special_tokens else "<s>" * ids.count(BOS) + "</s>" * ids.count(EOS)
         return special + text
 
+    def token_text(self, token_id: int) -> str:
+        return self.decode([token_id], skip_special_tokens=False)
+
     def render_chat(self, messages: list[dict[str, Any]], **given: Any) -> str:
         self.rendered = {"messages": messages, **given}
         if any(message["role"] == "martian" for message in messages):
-            raise jinja2.TemplateError("unknown role martian")
+            raise InvalidValue("messages", messages, "the chat template refuses them")
         lines = [f"{message['role']}: {message['content']}\n" for message in messages]
         return "".join(lines) + ("assistant: " if given["add_generation_prompt"] else "")
 
@@ -161,7 +163,7 @@ class FakeLLM:
             return None
         positions = []
         for token in ids:
-            position = {token: Logprob(-1.0, count + 1, self.tokenizer.decode([token], False))}
+            position = {token: Logprob(-1.0, count + 1, self.tokenizer.token_text(token))}
             for k in range(count):
                 other = FIRST_BYTE + k
                 position[other] = Logprob(-(0.5 ** (k + 1)), count - k, chr(k))

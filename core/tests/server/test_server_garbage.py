@@ -128,17 +128,6 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
         "messages[0].tool_calls[0].function.name",
     ),
-    (
-        {
-            "messages": [
-                {
-                    "role": "assistant",
-                    "tool_calls": [{"function": {"name": "f", "arguments": "{"}}],
-                }
-            ]
-        },
-        "messages[0].tool_calls[0].function.arguments",
-    ),
     ({"messages": [{"role": "martian", "content": "Hi"}]}, "messages"),
     ({"messages": [{"role": "user", "content": "a" * 600}]}, "messages"),
     ({**HI, "max_completion_tokens": 0}, "max_completion_tokens"),

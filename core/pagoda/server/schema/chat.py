@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -52,8 +51,15 @@ class ChatFields(BaseModel):
         return self
 
     def conversation(self) -> list[dict[str, Any]]:
-        """The messages as templates expect them: content as text, call arguments as objects."""
-        return [_plain(message, f"messages[{i}]") for i, message in enumerate(self.messages)]
+        """The messages with their fields checked; content is text, text parts or None."""
+        return [_checked(message, f"messages[{i}]") for i, message in enumerate(self.messages)]
+
+    def unfinished(self) -> str:
+        """The text of the last message."""
+        content = self.conversation()[-1]["content"]
+        if isinstance(content, list):
+            return "\n".join(part["text"] for part in content)
+        return content or ""
 
     def template_variables(self) -> dict[str, Any]:
         """What the template gets besides the messages and tools."""
@@ -112,50 +118,31 @@ class ChatRequest(ChatFields, GenerationRequest):
         return names
 
 
-def _plain(message: Message, where: str) -> dict[str, Any]:
+def _checked(message: Message, where: str) -> dict[str, Any]:
     fields = message.model_dump(exclude_unset=True)
-    if message.content is not None:
-        fields["content"] = _text(message.content, f"{where}.content")
-    elif not message.tool_calls:
+    for i, call in enumerate(message.tool_calls or ()):
+        function = call.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            name = f"{where}.tool_calls[{i}].function.name"
+            raise InvalidValue(name, None, "must be a string")
+    if message.content is None and not message.tool_calls:
         raise InvalidValue(f"{where}.content", None, "this field is required")
-    else:
-        fields["content"] = None
-    calls = fields.get("tool_calls")
-    if calls:
-        fields["tool_calls"] = [
-            _call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
-        ]
+    fields["content"] = _content(message.content, f"{where}.content")
     return fields
 
 
-def _text(content: Any, where: str) -> str:
-    if isinstance(content, str):
+def _content(content: Any, where: str) -> str | list[dict[str, str]] | None:
+    if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise InvalidValue(where, content, "must be a string or a list of content parts")
-    texts = []
+    parts = []
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in ("text", "refusal"):
             allowed = "only content parts of type 'text' are supported by this server"
             raise InvalidValue(f"{where}[{i}].type", kind, allowed)
-        text = part.get(kind)
-        if not isinstance(text, str):
-            raise InvalidValue(f"{where}[{i}].{kind}", text, "must be a string")
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InvalidValue(f"{where}.function.name", None, "must be a string")
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        return call
-    try:
-        decoded = json.loads(arguments) if arguments.strip() else {}
-    except (ValueError, RecursionError) as error:
-        allowed = f"must be a JSON object as text: {error}"
-        raise InvalidValue(f"{where}.function.arguments", arguments, allowed) from error
-    return {**call, "function": {**function, "arguments": decoded}}
+        if not isinstance(part.get(kind), str):
+            raise InvalidValue(f"{where}[{i}].{kind}", part.get(kind), "must be a string")
+        parts.append({"type": "text", "text": part[kind]})
+    return parts
