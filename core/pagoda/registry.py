@@ -244,17 +244,21 @@ def _take(platform: Platform, usable: list[DeviceInfo], count: int) -> tuple[Dev
 
 def _not_installed(name: str, found: dict[str, list[metadata.EntryPoint]]) -> Unavailable:
     have = ", ".join(sorted(found)) or "none"
-    # The extras are read from our own metadata: the core keeps no list of platforms.
-    try:
-        extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
-    except metadata.PackageNotFoundError:
-        extras = []
-    if name in extras:
+    if name in extras():
         what = f"platform {name!r} is not installed (installed: {have})"
         return Unavailable(what, f"pip install '{DISTRIBUTION}[{name}]'")
-    near = difflib.get_close_matches(name, [*found, *extras, "auto"], n=1)
+    near = difflib.get_close_matches(name, [*found, *extras(), "auto"], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return Unavailable(f"unknown device {name!r} (installed platforms: {have}){hint}")
+
+
+def extras() -> list[str]:
+    """What ``pip install 'DISTRIBUTION[...]'`` may name, read from our own metadata: the core keeps
+    no list of platforms."""
+    try:
+        return metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return []
 
 
 def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:

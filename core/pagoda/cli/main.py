@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "measure latency, throughput, a running server, or the engine alone",
     "platforms": "list the installed platforms, their devices and what they can do",
     "doctor": "examine the installation; the report fits a bug report",
+    "new-backend": "write a new platform's distribution, to be filled in",
 }
 
 INTERRUPTED = 130  # what shells report for SIGINT

@@ -1,0 +1,1 @@
+"""``pagoda new-backend``: a new platform's distribution, written from ``files/``."""
