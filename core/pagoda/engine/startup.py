@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pagoda.config import EngineConfig
 from pagoda.engine.core import EngineCore, EngineShape
 from pagoda.engine.messages import EngineInfo
+from pagoda.models.generation import eos_token_ids
 from pagoda.models.hub import resolve
 from pagoda.models.info import read_model_info
 from pagoda.platform.errors import InvalidValue, OutOfMemory, UnsupportedFeature
@@ -17,6 +18,7 @@ from pagoda.platform.runner import KVGroup, ModelRunner
 from pagoda.platform.types import Capabilities, Feature, ModelInfo, RunnerConfig, StepLimits
 from pagoda.registry import Choice, choose
 from pagoda.sampling.grammar import GrammarCompiler
+from pagoda.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger("pagoda")
 
@@ -66,7 +68,21 @@ def open_engine(config: EngineConfig) -> tuple[EngineCore, EngineInfo]:
         max_num_batched_tokens=shape.limits.max_tokens,
     )
     log.info("engine ready: %s", info)
-    return EngineCore(runner, shape, GrammarCompiler(config, model)), info
+    return EngineCore(runner, shape, _grammars(config, model)), info
+
+
+def _grammars(config: EngineConfig, model: ModelInfo) -> GrammarCompiler:
+    """Reads the tokenizer when a request first asks for structured outputs."""
+
+    def tokenizer() -> Tokenizer:
+        return load_tokenizer(
+            config.tokenizer or model.path,
+            config.revision,
+            config.trust_remote_code,
+            config.download_dir,
+        )
+
+    return GrammarCompiler(tokenizer, model.vocab_size, eos_token_ids(model.path, model.config))
 
 
 def settle(config: EngineConfig) -> Settled:
