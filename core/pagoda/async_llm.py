@@ -35,6 +35,7 @@ class AsyncLLM:
         self._idle.set()
         self._socket: zmq.asyncio.Socket | None = None
         self._receiver: asyncio.Task[None] | None = None
+        self._compiling = asyncio.Lock()
         self._closed = False
 
     @classmethod
@@ -75,6 +76,9 @@ class AsyncLLM:
         if isinstance(prompt, str) and len(prompt) > LONG_PROMPT:
             ids = await asyncio.to_thread(self.client.tokenizer.encode, prompt)
             prompt = {"prompt": prompt, "prompt_token_ids": ids}
+        if params.structured_outputs is not None:
+            async with self._compiling:  # may take a second: not in the way of other requests
+                await asyncio.to_thread(self.client.grammars.start, params.structured_outputs)
         requests = self.client.admit(request_id, prompt, params, priority, cache_salt)
         queue: asyncio.Queue[RequestOutput | PagodaError] = asyncio.Queue()
         self._queues[request_id] = queue

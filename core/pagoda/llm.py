@@ -27,7 +27,7 @@ class LLM:
     def __init__(self, model: str = "", **settings: object):
         self.config = make_config(model=model, **settings)
         self.engine, self.info = open_engine(self.config)
-        self.client = Client(self.config, self.info)
+        self.client = Client(self.config, self.info, self.engine.grammars)
         self._ids = itertools.count()
 
     def generate(

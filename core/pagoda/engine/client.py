@@ -12,11 +12,12 @@ from typing import Any
 from pagoda.config import EngineConfig
 from pagoda.engine.generation import Generation
 from pagoda.engine.messages import EngineInfo, EngineOutputs, EngineRequest
-from pagoda.models.generation import eos_token_ids, generation_defaults
-from pagoda.models.info import read_model_info
+from pagoda.engine.startup import make_grammars, open_tokenizer
+from pagoda.models.generation import generation_defaults
 from pagoda.outputs import RequestOutput
 from pagoda.platform.errors import InvalidValue, UnsupportedFeature
 from pagoda.platform.types import Feature
+from pagoda.sampling.grammar import GrammarCompiler
 from pagoda.sampling.params import (
     RequestOutputKind,
     SamplingParams,
@@ -24,7 +25,7 @@ from pagoda.sampling.params import (
     child_seed,
     prepare_bad_words,
 )
-from pagoda.tokenizer import Tokenizer, load_tokenizer
+from pagoda.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
@@ -33,20 +34,15 @@ Prompt = str | Sequence[int] | Mapping[str, Any]
 class Client:
     """Owns the requests under way: their detokenizers, their outputs so far."""
 
-    def __init__(self, config: EngineConfig, info: EngineInfo):
+    def __init__(
+        self, config: EngineConfig, info: EngineInfo, grammars: GrammarCompiler | None = None
+    ):
         self.config = config
         self.info = info
-        self.tokenizer: Tokenizer = load_tokenizer(
-            config.tokenizer or info.model_path,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            download_dir=config.download_dir,
-        )
+        self.tokenizer: Tokenizer = open_tokenizer(config, info)
+        self.grammars = grammars or make_grammars(config, info)
         self.default_sampling: dict[str, Any] = generation_defaults(info.model_path)
-        model = read_model_info(info.model_path)
-        self.eos_token_ids = (
-            eos_token_ids(info.model_path, model.config) or self.tokenizer.eos_token_ids
-        )
+        self.eos_token_ids = tuple(info.eos_token_ids) or self.tokenizer.eos_token_ids
         self.generations: dict[str, Generation] = {}
         self._owner: dict[
             str, tuple[Generation, int]
@@ -173,6 +169,8 @@ class Client:
                     f"{feature.value}: not offered by platform {self.info.platform!r}",
                     "another --device, or a request without it",
                 )
+        if params.structured_outputs is not None:
+            self.grammars.start(params.structured_outputs)  # raises on what cannot be compiled
         return params
 
     def _fan_out(

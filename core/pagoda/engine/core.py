@@ -19,7 +19,7 @@ from pagoda.platform.runner import ModelRunner, StepHandle, StepResult
 from pagoda.platform.types import StepLimits, StepStats
 from pagoda.registry import observers
 from pagoda.sampling.batch import SamplingTable
-from pagoda.sampling.state import SamplingState
+from pagoda.sampling.state import Matcher, SamplingState
 from pagoda.scheduler.batch import build_batch
 from pagoda.scheduler.request import Request, Status
 from pagoda.scheduler.scheduler import Plan, Scheduler
@@ -106,7 +106,7 @@ class EngineCore:
         if not prompt or room < 1:
             allowed = f"must have 1 to {self.shape.max_model_len - 1} tokens"
             raise InvalidValue("prompt", f"{len(prompt)} tokens", allowed)
-        grammar = None
+        grammar: Matcher | None = None
         if params.structured_outputs is not None and self.grammars is not None:
             grammar = self.grammars.start(params.structured_outputs)
         sampling = SamplingState(

@@ -71,6 +71,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str
     architecture: str
     vocab_size: int
+    eos_token_ids: list[int]  # as the model's configs name them; may be empty
     max_model_len: int
     dtype: str
     platform: str

@@ -57,6 +57,7 @@ def open_engine(config: EngineConfig) -> tuple[EngineCore, EngineInfo]:
         model_path=model.path,
         architecture=model.architecture,
         vocab_size=model.vocab_size,
+        eos_token_ids=list(eos_token_ids(model.path, model.config)),
         max_model_len=shape.max_model_len,
         dtype=settled.runner_config.dtype,
         platform=choice.platform.info.name,
@@ -68,21 +69,24 @@ def open_engine(config: EngineConfig) -> tuple[EngineCore, EngineInfo]:
         max_num_batched_tokens=shape.limits.max_tokens,
     )
     log.info("engine ready: %s", info)
-    return EngineCore(runner, shape, _grammars(config, model)), info
+    return EngineCore(runner, shape, make_grammars(config, info)), info
 
 
-def _grammars(config: EngineConfig, model: ModelInfo) -> GrammarCompiler:
-    """Reads the tokenizer when a request first asks for structured outputs."""
+def make_grammars(config: EngineConfig, info: EngineInfo) -> GrammarCompiler:
+    """The compiler of structured outputs; it reads the tokenizer when first used."""
+    return GrammarCompiler(
+        lambda: open_tokenizer(config, info), info.vocab_size, tuple(info.eos_token_ids)
+    )
 
-    def tokenizer() -> Tokenizer:
-        return load_tokenizer(
-            config.tokenizer or model.path,
-            config.revision,
-            config.trust_remote_code,
-            config.download_dir,
-        )
 
-    return GrammarCompiler(tokenizer, model.vocab_size, eos_token_ids(model.path, model.config))
+def open_tokenizer(config: EngineConfig, info: EngineInfo) -> Tokenizer:
+    """The tokenizer that goes with an engine's model."""
+    return load_tokenizer(
+        config.tokenizer or info.model_path,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        download_dir=config.download_dir,
+    )
 
 
 def settle(config: EngineConfig) -> Settled:

@@ -22,8 +22,12 @@ MaskRow = npt.NDArray[np.uint32]
 class Matcher(Protocol):
     """One request's walk through a grammar (``pagoda.sampling.grammar``)."""
 
-    finished: bool  # nothing but an end of sequence fits any more
     error: str | None  # the walk failed: why
+
+    @property
+    def finished(self) -> bool:
+        """Nothing but an end of sequence fits any more."""
+        ...
 
     def advance(self, token_ids: Sequence[int]) -> None: ...
 
