@@ -183,7 +183,8 @@ def _closed(schema: Any) -> Any:
 def _grammar(field: str, source: str, options: dict[str, Any]) -> str:
     """llguidance's form of it.  Raises ValueError."""
     if field == "regex":
-        return LLMatcher.grammar_from_regex(source)
+        # \d means 0 to 9: models are asked for digits, and programs read them.
+        return LLMatcher.grammar_from_lark(f"start: /{llguidance.regex_to_lark(source, 'd')}/")
     if field == "json":
         return LLMatcher.grammar_from_json_schema(source, defaults=options)  # type: ignore[arg-type]
     if field == "choice":
