@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
+
+_SHORT = reprlib.Repr()  # looks at little of what may be huge or nested without end
+_SHORT.maxstring = _SHORT.maxother = 100
+
 
 class PagodaError(Exception):
     """A failure with its story told: ``str(error)`` ends with the remedy where there is one."""
@@ -35,7 +40,7 @@ class InvalidValue(PagodaError):
     """A setting or request field out of range: names the field, the value and what is allowed."""
 
     def __init__(self, field: str, value: object, allowed: str):
-        shown = repr(value)
+        shown = _SHORT.repr(value)
         super().__init__(f"{field}={shown if len(shown) <= 100 else shown[:97] + '...'}: {allowed}")
         self.field = field
         self.value = value
