@@ -70,6 +70,7 @@ class Choice:
     platform: Platform
     devices: tuple[DeviceInfo, ...]
     reason: str
+    passed_over: tuple[str, ...] = ()  # platforms that cannot be used here, each with its reason
 
 
 def installed() -> dict[str, list[metadata.EntryPoint]]:
@@ -219,7 +220,7 @@ def _choose_best(count: int) -> Choice:
         reason = f"auto: {platform.info.name} has the highest priority of the usable platforms"
         if refusals:
             reason += " (passed over: " + "; ".join(refusals) + ")"
-        return Choice(platform, devices, reason)
+        return Choice(platform, devices, reason, tuple(refusals))
     lines = "".join(f"\n  {refusal}" for refusal in refusals)
     raise Unavailable(f"no installed platform can be used:{lines}")
 

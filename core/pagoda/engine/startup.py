@@ -97,7 +97,8 @@ def settle(config: EngineConfig) -> Settled:
         config = dataclasses.replace(config, model=str(storyteller()))
     model = read_model_info(resolve(config.model, config.revision, config.download_dir))
     choice = choose(config.device, config.tensor_parallel_size)
-    log.info("platform %s (%s)", choice.platform.info.name, choice.reason)
+    level = logging.WARNING if choice.passed_over else logging.INFO
+    log.log(level, "platform %s (%s)", choice.platform.info.name, choice.reason)
     hook = choice.platform.hook
     capabilities = hook.pagoda_capabilities(model=model, devices=choice.devices)
     config = _with_platform_settings(config, choice, model)
