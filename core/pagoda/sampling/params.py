@@ -77,14 +77,14 @@ class StructuredOutputsParams(
             raise InvalidValue("structured_outputs.json", self.json, "must be a JSON schema")
         for name in ("regex", "grammar", "whitespace_pattern"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
+            if value is not None and not _is_text(value):
                 raise InvalidValue(
                     f"structured_outputs.{name}", value, "must be a non-empty string"
                 )
         if self.choice is not None and (
             not isinstance(self.choice, list)
             or not self.choice
-            or not all(isinstance(word, str) and word for word in self.choice)
+            or not all(_is_text(word) for word in self.choice)
         ):
             raise InvalidValue(
                 "structured_outputs.choice", self.choice, "must be a list of non-empty strings"
@@ -317,9 +317,18 @@ def _number(
 def _words(field: str, words: Any) -> list[str]:
     if words is None:
         return []
-    if not isinstance(words, list | tuple) or not all(isinstance(w, str) and w for w in words):
+    if not isinstance(words, list | tuple) or not all(_is_text(word) for word in words):
         raise InvalidValue(field, words, "must be a list of non-empty strings")
     return list(words)
+
+
+def _is_text(value: Any) -> bool:
+    """A string, not empty, of real characters: JSON can smuggle in halves of surrogate pairs."""
+    return (
+        isinstance(value, str)
+        and bool(value)
+        and not any("\ud800" <= character <= "\udfff" for character in value)
+    )
 
 
 def _token_ids(field: str, ids: Any) -> list[int]:
