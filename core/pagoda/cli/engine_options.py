@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -55,10 +56,11 @@ def name_model(config: EngineConfig) -> EngineConfig:
     """The config with the bundled model in it where none was named, which stderr is told."""
     if config.model:
         return config
-    import dataclasses
-
-    from pagoda.assets import storyteller
-
+    try:
+        from pagoda.assets import storyteller
+    except ModuleNotFoundError as error:
+        remedy = "--model with a folder or a hub name"
+        raise PagodaError("no model is named, and none comes with this version", remedy) from error
     path = storyteller()
     print(f"model: the bundled storyteller ({path}); --model chooses another", file=sys.stderr)
     return dataclasses.replace(config, model=str(path))

@@ -23,8 +23,8 @@ def run(words: Sequence[str]) -> int:
     if len(named) > 1:
         parser.error(f"more than one model: {', '.join(sorted(named))}")
     args.model = "".join(named)
-    set_up_logs(args.debug, default="INFO")
     settings = ServerSettings(**given(server, args))
+    set_up_logs(args.debug, default=settings.log_level)
     config = name_model(engine.config(args))
     from pagoda.server.serve import run as serve
 

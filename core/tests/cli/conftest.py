@@ -7,27 +7,19 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
-from pagoda.engine.messages import EngineInfo
 from pagoda.outputs import CompletionOutput, Logprob, RequestOutput
 from pagoda.platform.errors import InvalidValue
 from pagoda.sampling.params import RequestOutputKind, SamplingParams
 
-INFO = EngineInfo(
-    model_path="",
-    architecture="Fake",
-    vocab_size=600,
-    max_model_len=64,
-    dtype="float32",
-    platform="fake",
-    devices=["0: fake"],
-    features=[],
-    num_blocks=8,
-    block_size=8,
-    max_num_seqs=4,
-    max_num_batched_tokens=16,
-)
+
+class Info(msgspec.Struct):
+    """What commands read of an engine's own description."""
+
+    vocab_size: int = 600
+    max_model_len: int = 64
 
 
 class FakeTokenizer:
@@ -45,7 +37,7 @@ class FakeLLM:
 
     def __init__(self, model: str = "", **settings: Any):
         self.settings = {"model": model, **settings}
-        self.info = INFO
+        self.info = Info()
         self.calls: list[tuple[Any, Any]] = []
         self.closed = False
 

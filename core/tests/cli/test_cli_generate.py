@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,16 @@ def test_a_failed_request_is_told_beside_the_others(
     assert captured.err == "error: no such grammar\n"
     errors = [json.loads(line).get("error") for line in captured.out.splitlines()]
     assert errors == [None, "no such grammar"]
+
+
+def test_without_a_model_the_bundled_one_is_named(
+    made: Made, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = types.ModuleType("pagoda.assets")
+    module.storyteller = lambda: Path("somewhere")
+    monkeypatch.setitem(sys.modules, "pagoda.assets", module)
+    assert main(["generate", "a"]) == 0
+    captured = capsys.readouterr()
+    assert made[0].settings["model"] == "somewhere" and captured.out == "A\n"
+    (line,) = captured.err.splitlines()
+    assert "somewhere" in line and "--model chooses another" in line

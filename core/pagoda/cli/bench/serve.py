@@ -123,7 +123,8 @@ async def _run(args: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
     key = os.environ.get(KEY_VARIABLE) or os.environ.get("OPENAI_API_KEY")
     endpoint = Endpoint(args.base_url, args.api_key or key)
     model = args.model or (await endpoint.get("/v1/models"))["data"][0]["id"]
-    warm = await _ask(endpoint, args, model, Ask([FIRST_ID] * 4, 2))
+    prompt: str | list[int] = "Hello" if args.endpoint == CHAT else [FIRST_ID] * 4
+    warm = await _ask(endpoint, args, model, Ask(prompt, 2))
     if warm.error:
         raise PagodaError(f"the server refused the first request: {warm.error}")
     runs = []
