@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared_assets import assets, stories260k
 
 from pagoda.models.info import read_model_info
 from pagoda.platform import (
@@ -21,6 +22,8 @@ from pagoda.platform import (
 from pagoda.sampling.batch import build_sampling_batch
 from pagoda.sampling.params import SamplingParams
 from pagoda.sampling.state import SamplingState
+
+__all__ = ["assets", "play", "stories260k"]
 
 
 @dataclass

@@ -13,15 +13,10 @@ import pytest
 from pagoda.platform import PagodaError
 
 
-@pytest.fixture(scope="module")
-def stories(assets: Path) -> Path:
-    return assets / "models/stories260K"
-
-
 @pytest.mark.parametrize(("block_size", "budget"), [(16, 512), (8, 16)])
-def test_golden(stories: Path, play: ModuleType, block_size: int, budget: int) -> None:
-    golden = json.loads((stories / "golden_greedy_fp32.json").read_text())
-    runner = play.load(stories / "hf", block_size=block_size, max_model_len=512)
+def test_golden(stories260k: Path, play: ModuleType, block_size: int, budget: int) -> None:
+    golden = json.loads((stories260k / "golden_greedy_fp32.json").read_text())
+    runner = play.load(stories260k / "hf", block_size=block_size, max_model_len=512)
     driver = play.Driver(runner, 400, 256)
     sequences = [driver.add(i, g["prompt_ids"]) for i, g in enumerate(golden)]
     driver.generate(sequences, 200, budget)
@@ -29,8 +24,8 @@ def test_golden(stories: Path, play: ModuleType, block_size: int, budget: int) -
         assert s.tokens[s.num_prompt :] == g["output_ids"][:200]
 
 
-def test_pending_tokens_come_from_the_step_before(stories: Path, play: ModuleType) -> None:
-    runner = play.load(stories / "hf")
+def test_pending_tokens_come_from_the_step_before(stories260k: Path, play: ModuleType) -> None:
+    runner = play.load(stories260k / "hf")
     driver = play.Driver(runner, 64, 64)
     alone = driver.add(0, [1, 2, 3])
     driver.generate([alone], 6)
@@ -44,8 +39,8 @@ def test_pending_tokens_come_from_the_step_before(stories: Path, play: ModuleTyp
     assert [int(h.result().token_ids[0]) for h in handles] == alone.tokens[3:]
 
 
-def test_refusals(stories: Path, play: ModuleType) -> None:
-    runner = play.load(stories / "hf", max_tokens=8, max_requests=2, max_model_len=32)
+def test_refusals(stories260k: Path, play: ModuleType) -> None:
+    runner = play.load(stories260k / "hf", max_tokens=8, max_requests=2, max_model_len=32)
     driver = play.Driver(runner, 16, 32)
     a, b, c = (driver.add(i, [1, 2, 3]) for i in range(3))
     with pytest.raises(PagodaError, match="9 tokens"):
@@ -58,8 +53,8 @@ def test_refusals(stories: Path, play: ModuleType) -> None:
         runner.submit(driver.batch([(a, 1)]))
 
 
-def test_copied_blocks_serve_a_fork(stories: Path, play: ModuleType) -> None:
-    runner = play.load(stories / "hf")
+def test_copied_blocks_serve_a_fork(stories260k: Path, play: ModuleType) -> None:
+    runner = play.load(stories260k / "hf")
     driver = play.Driver(runner, 64, 64)
     first = driver.add(0, [1, *range(10, 40)])
     driver.generate([first], 8)
@@ -71,16 +66,16 @@ def test_copied_blocks_serve_a_fork(stories: Path, play: ModuleType) -> None:
     assert runner.submit(batch).result().token_ids[0] == first.tokens[31]
 
 
-def test_a_step_may_sample_nothing(stories: Path, play: ModuleType) -> None:
-    runner = play.load(stories / "hf")
+def test_a_step_may_sample_nothing(stories260k: Path, play: ModuleType) -> None:
+    runner = play.load(stories260k / "hf")
     driver = play.Driver(runner, 64, 64)
     result = driver.step([(driver.add(0, [1, 2, 3, 4]), 2)])
     assert len(result.token_ids) == 0
 
 
-def test_close_twice_and_load_again(stories: Path, play: ModuleType) -> None:
+def test_close_twice_and_load_again(stories260k: Path, play: ModuleType) -> None:
     for _ in range(2):
-        runner = play.load(stories / "hf")
+        runner = play.load(stories260k / "hf")
         driver = play.Driver(runner, 16, 32)
         driver.generate([driver.add(0, [1, 2])], 2)
         runner.close()
@@ -88,12 +83,12 @@ def test_close_twice_and_load_again(stories: Path, play: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_sixteen_bits_stay_close(stories: Path, play: ModuleType, dtype: str) -> None:
+def test_sixteen_bits_stay_close(stories260k: Path, play: ModuleType, dtype: str) -> None:
     rng = np.random.default_rng(3)
     prompts = [rng.integers(3, 500, n).tolist() for n in (1, 9, 80)]
     found: dict[str, Any] = {}
     for name in ("float32", dtype):
-        driver = play.Driver(play.load(stories / "hf", dtype=name), 64, 128)
+        driver = play.Driver(play.load(stories260k / "hf", dtype=name), 64, 128)
         sequences = [driver.add(i, p) for i, p in enumerate(prompts)]
         driver.step([(s, s.num_prompt) for s in sequences])
         found[name] = np.stack([s.logits[0] for s in sequences])

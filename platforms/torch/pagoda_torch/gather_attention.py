@@ -1,8 +1,8 @@
 """Paged attention in plain torch: gather the keys of like rows into one dense batch, then attend.
 
 Correct on every device, and what a platform without kernels of its own uses.  The rows of a step
-are cut into groups, one batched product each: decodes by length, short prefills by their two
-lengths, long prefills alone (they need no padding, and their work dwarfs a call)."""
+are cut into groups, one batched product each: rows of equal query length and like context, as
+decodes are; long queries alone, for their work dwarfs a call."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ LONG_QUERY = 64
 GROUP_KEYS = 1 << 16
 """Keys gathered for one group at most, so that a step's work space stays small."""
 
+CALL_KEYS = 1 << 10
+"""Padding keys that cost about as much as attending in one more call."""
+
 
 @dataclass(frozen=True)
 class Group:
-    """Rows attended together, padded to Q query tokens and K keys."""
+    """N rows of Q query tokens each, attended together over K keys, padding included."""
 
     num_rows: int
-    queries: slice | Tensor  # [N * Q] token indices; padding repeats a row's last token
-    keys: Tensor | None  # [N * K] cache positions; padding repeats a row's last; None: the queries'
+    tokens: slice | Tensor  # [N * Q] the queries, by token index
+    keys: Tensor | None  # [N * K] cache positions, a row's last repeated; None: the tokens' own
     mask: Tensor | None  # [N, 1, Q, K] added to scores: 0 or -inf
     causal: bool  # without a mask: lower triangle, Q == K
-    real: Tensor | None  # [tokens] which of the N * Q are not padding; None: all are
-    tokens: slice | Tensor  # where the result goes
 
 
 @dataclass
@@ -55,14 +56,11 @@ class GatherPlan:
         batch = self.step.batch
         queries = batch.query_lens.astype(np.int64)
         keys = batch.seq_lens - self._first_keys(window)
-        kind = _bucket(queries) * 1000 + _bucket(keys)
         long = np.flatnonzero(queries >= LONG_QUERY)
-        kind[long] = -1 - long
-        sets = []
-        for value in np.unique(kind):
-            rows = np.flatnonzero(kind == value)
-            each = max(1, GROUP_KEYS // int(keys[rows].max()))
-            sets += [rows[i : i + each] for i in range(0, len(rows), each)]
+        sets = list(long[:, None])
+        for length in np.unique(queries[queries < LONG_QUERY]):
+            rows = np.flatnonzero(queries == length)
+            sets += _like_lengths(rows[np.argsort(-keys[rows], kind="stable")], keys)
         return sets
 
     def _first_keys(self, window: int | None) -> npt.NDArray[np.int64]:
@@ -72,63 +70,56 @@ class GatherPlan:
 
     def _group(self, rows: npt.NDArray[np.int64], window: int | None) -> Group:
         step, batch = self.step, self.step.batch
-        upload, size = step.device.upload, step.block_size
-        queries = batch.query_lens[rows].astype(np.int64)
-        num_q = int(queries.max())
-        offset = np.minimum(np.arange(num_q), queries[:, None] - 1)  # [N, Q]
-        index = (batch.query_start[rows][:, None] + offset).reshape(-1)
-        tokens: slice | Tensor = slice(int(index[0]), int(index[-1]) + 1)
-        real = None
-        if int(index[-1]) - int(index[0]) + 1 != len(index) or (np.diff(index) != 1).any():
-            alive = (np.arange(num_q) < queries[:, None]).reshape(-1)
-            real = None if alive.all() else upload(np.flatnonzero(alive))
-            tokens = upload(index[alive])
-        context = batch.context_lens[rows].astype(np.int64)
-        fits = window is None or num_q <= window
-        fresh = len(rows) == 1 and not context.any() and fits
-        where = tokens if real is None else upload(index)
-        if fresh and num_q > 1:
-            return Group(1, where, None, None, True, real, tokens)
-        first = self._first_keys(window)[rows][:, None]  # [N, 1]
-        count = batch.seq_lens[rows].astype(np.int64)[:, None] - first
+        size, num_q = step.block_size, int(batch.query_lens[rows[0]])
+        index = (batch.query_start[rows][:, None] + np.arange(num_q)).reshape(-1)
+        dense = (np.diff(index) == 1).all()
+        tokens = slice(int(index[0]), int(index[-1]) + 1) if dense else step.device.upload(index)
+        context = batch.context_lens[rows].astype(np.int64)[:, None]  # [N, 1]
+        unwindowed = window is None or num_q <= window
+        if len(rows) == 1 and num_q > 1 and not context.any() and unwindowed:
+            return Group(1, tokens, None, None, True)
+        first = self._first_keys(window)[rows][:, None]
+        count = context + num_q - first
         position = first + np.minimum(np.arange(int(count.max())), count - 1)  # [N, K]
         block = batch.block_tables[0].ids[rows[:, None], position // size].astype(np.int64)
-        keys = upload((block * size + position % size).reshape(-1))
-        return Group(
-            len(rows), where, keys, self._mask(context, offset, first, count, window), False,
-            real, tokens,
-        )  # fmt: skip
+        keys = step.device.upload((block * size + position % size).reshape(-1))
+        last = context - first + np.arange(num_q)  # [N, Q] the key that is the query's own
+        return Group(len(rows), tokens, keys, self._mask(last, count, window), False)
 
     def _mask(
-        self,
-        context: npt.NDArray[np.int64],
-        offset: npt.NDArray[np.int64],
-        first: npt.NDArray[np.int64],
-        count: npt.NDArray[np.int64],
-        window: int | None,
+        self, last: npt.NDArray[np.int64], count: npt.NDArray[np.int64], window: int | None
     ) -> Tensor | None:
-        num_q, num_k = offset.shape[1], int(count.max())
-        if num_q == 1:  # a decode: the window is in ``first`` already
-            if (count == num_k).all():
-                return None
-            last = count[:, :, None] - 1
-            oldest = None
-        else:
-            last = (context[:, None] + offset - first)[:, :, None]  # [N, Q, 1]
-            oldest = None if window is None else last - window
-        to_device = self.step.device.upload
+        num_q, num_k = last.shape[1], int(count.max())
+        if num_q == 1 and (count == num_k).all():
+            return None
         key = torch.arange(num_k, device=self.step.device.device)
-        seen = key <= to_device(last)
-        if oldest is not None:
-            seen &= key > to_device(oldest)
+        own = self.step.device.upload(last[:, :, None])  # [N, Q, 1]
+        seen = key <= own
+        if window is not None:
+            seen &= key > own - window
         mask = torch.zeros(seen.shape, dtype=self.step.dtype, device=key.device)
         return mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
 
 
-def _bucket(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """1, 2, 3, 4, 6, 8, 12, ... numbered: rows of one bucket differ by less than half."""
-    number: npt.NDArray[np.int64] = np.ceil(2 * np.log2(lengths)).astype(np.int64)
-    return number
+def _like_lengths(
+    rows: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]
+) -> list[npt.NDArray[np.int64]]:
+    """Cut rows, longest first, where padding to the longest would cost more than a call, and where
+    a group gets too large.  Lengths double from one possible cut to the next, so cuts are few."""
+    lengths = keys[rows]
+    cuts, start = [0], 0
+    doubled = np.ceil(2 * np.log2(lengths)).astype(np.int64)
+    for edge in np.flatnonzero(np.diff(doubled)) + 1:
+        next_edges = np.flatnonzero(doubled < doubled[edge])
+        end = int(next_edges[0]) if len(next_edges) else len(rows)
+        if (lengths[start] * (end - edge) - lengths[edge:end].sum()) > CALL_KEYS:
+            cuts.append(int(edge))
+            start = int(edge)
+    sets = []
+    for begin, end in zip(cuts, [*cuts[1:], len(rows)], strict=True):
+        each = max(1, GROUP_KEYS // int(lengths[begin]))
+        sets += [rows[i : min(i + each, end)] for i in range(begin, end, each)]
+    return sets
 
 
 class GatherAttention:
@@ -157,26 +148,24 @@ class GatherAttention:
         flat[0].index_copy_(0, plan.step.cache_slots, k)
         flat[1].index_copy_(0, plan.step.cache_slots, v)
         groups = plan.groups(layer.window)
-        if len(groups) == 1 and groups[0].num_rows == len(q):
+        if len(groups) == 1 and isinstance(groups[0].tokens, slice):
             return self._attend(q, k, v, flat, groups[0], layer)
         output = q.new_empty(len(q), layer.num_heads * layer.head_size)
         for group in groups:
-            found = self._attend(q, k, v, flat, group, layer)
-            output[group.tokens] = found if group.real is None else found[group.real]
+            output[group.tokens] = self._attend(q, k, v, flat, group, layer)
         return output
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, flat: Tensor, group: Group, layer: AttentionSpec
     ) -> Tensor:
-        """[N * Q, heads * head size], padding included."""
+        """[N * Q, heads * head size]."""
         n, heads, size = group.num_rows, layer.num_kv_heads, layer.head_size
-        query = q[group.queries]
+        query = q[group.tokens].view(n, -1, heads, layer.num_heads // heads, size)
         if group.keys is None:
-            key, value = k[group.queries], v[group.queries]
+            key, value = k[group.tokens], v[group.tokens]
         else:
             key, value = flat[0].index_select(0, group.keys), flat[1].index_select(0, group.keys)
-        query = query.view(n, -1, heads, layer.num_heads // heads, size)  # [N, Q, kv, per, D]
-        key, value = (x.view(n, -1, heads, size).transpose(1, 2) for x in (key, value))
+        key, value = (torch.unflatten(x, 0, (n, -1)).transpose(1, 2) for x in (key, value))
         found = _product(query, key, value, group, layer)
         return found.reshape(-1, layer.num_heads * size)
 
@@ -185,20 +174,19 @@ def _product(
     query: Tensor, key: Tensor, value: Tensor, group: Group, layer: AttentionSpec
 ) -> Tensor:
     """query [N, Q, kv, per, D]; key, value [N, kv, K, D] -> [N, Q, kv, per, D]."""
-    n, num_q, heads, per, size = query.shape
+    n, num_q, heads, per = query.shape[:4]
     if num_q == 1:  # the heads that share keys become the query tokens of one head
-        packed = query.view(n, heads, per, size)
-        found = _softmax_product(packed, key, value, group.mask, False, layer)
-        return found.view(n, 1, heads, per, size)
+        packed = query[:, 0]
+        return _softmax_product(packed, key, value, group.mask, False, layer)[:, None]
     if n == 1:  # shared keys by stride 0, the kv heads as the batch
         one = query[0].permute(1, 2, 0, 3)  # [kv, per, Q, D]
         shared = [x[0].unsqueeze(1).expand(-1, per, -1, -1) for x in (key, value)]
         found = _softmax_product(one, shared[0], shared[1], group.mask, group.causal, layer)
-        return found.permute(2, 0, 1, 3).unsqueeze(0)
-    many = query.reshape(n, num_q, heads * per, size).transpose(1, 2)
+        return found.permute(2, 0, 1, 3)[None]
+    many = query.flatten(2, 3).transpose(1, 2)
     key, value = (x.repeat_interleave(per, 1) for x in (key, value))
     found = _softmax_product(many, key, value, group.mask, group.causal, layer)
-    return found.transpose(1, 2).reshape(n, num_q, heads, per, size)
+    return torch.unflatten(found.transpose(1, 2), 2, (heads, per))
 
 
 def _softmax_product(
