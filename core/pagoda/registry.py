@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -95,7 +97,7 @@ def load(name: str, entries: Iterable[metadata.EntryPoint]) -> Platform | None:
     where = f"platform {name!r} ({distribution} {version})"
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    manager.register(defaults, name="pagoda defaults")
+    _register(manager, defaults, "pagoda defaults", "")
     try:
         # Broad: a broken plugin must not stop the others.
         plugin = entry.load()
@@ -111,7 +113,7 @@ def load(name: str, entries: Iterable[metadata.EntryPoint]) -> Platform | None:
         if attribute.startswith("pagoda_") and inspect.isfunction(value) and not marked:
             raise Unavailable(f"{where}: {attribute} lacks the decorator @hookimpl")
     try:
-        manager.register(plugin, name=name)
+        _register(manager, plugin, name, where)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise Unavailable(f"{where} does not fit the platform contract: {error}") from error
@@ -121,6 +123,21 @@ def load(name: str, entries: Iterable[metadata.EntryPoint]) -> Platform | None:
         if not getattr(manager.hook, hook).get_hookimpls():
             raise Unavailable(f"{where} lacks the required hook {hook}")
     return Platform(info, manager.hook, distribution, version)
+
+
+def _register(manager: pluggy.PluginManager, plugin: object, name: str, where: str) -> None:
+    """Register a plugin.  What it is warned of bears its name and is told once a process; a plugin
+    that is nowhere is our own, and nobody else's to mend."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manager.register(plugin, name=name)
+    for warning in caught if where else ():
+        _warn(f"{where}: {warning.message}", warning.filename, warning.lineno)
+
+
+@functools.cache
+def _warn(text: str, file: str, line: int) -> None:
+    warnings.warn_explicit(text, hookspecs.HookDeprecated, file, line)
 
 
 def _check_card(info: object, name: str, distribution: str, where: str) -> None:
@@ -274,7 +291,7 @@ def observers() -> list[pluggy.HookCaller]:
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(hookspecs)
         try:
-            manager.register(entries[0].load(), name=name)
+            _register(manager, entries[0].load(), name, f"plugin {name!r}")
         except Exception:  # reported by load() when somebody asks for it
             continue
         if manager.hook.pagoda_step_finished.get_hookimpls():

@@ -29,6 +29,17 @@ hookspec = pluggy.HookspecMarker("pagoda")
 hookimpl = pluggy.HookimplMarker("pagoda")
 
 
+class HookDeprecated(FutureWarning):
+    """An installed plugin implements a hook, or takes an argument, that a later contract drops."""
+
+
+def deprecated(what: str, dropped_in: tuple[int, int], instead: str) -> HookDeprecated:
+    """What a spec gives its marker as ``warn_on_impl``, or as a value of ``warn_on_impl_args``, one
+    minor version before ``dropped_in``; the registry adds whose plugin it is."""
+    version = ".".join(map(str, dropped_in))
+    return HookDeprecated(f"{what} is deprecated, contract {version} drops it: {instead}")
+
+
 # Called on every installed plugin.
 
 
