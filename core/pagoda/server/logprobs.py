@@ -87,7 +87,8 @@ def prompt_logprobs(
 
 def _token(token: int, entry: Logprob, texts: TokenTexts) -> TokenLogprob:
     text = texts.show(token, entry)
-    return TokenLogprob(text, _finite(entry), list(text.encode("utf-8", "replace")))
+    spelled = None if "\ufffd" in text else list(text.encode())  # a part of a character
+    return TokenLogprob(text, _finite(entry), spelled)
 
 
 def _by_text(position: TokenLogprobs, texts: TokenTexts) -> dict[str, float]:

@@ -13,9 +13,9 @@ from fastapi import Request
 
 from pagoda import __version__
 from pagoda.outputs import RequestOutput
-from pagoda.platform.errors import InvalidValue
+from pagoda.platform.errors import EngineDead, InvalidValue
 from pagoda.sampling.params import SamplingParams
-from pagoda.server.errors import RequestError
+from pagoda.server.errors import RequestError, logger
 from pagoda.server.logprobs import TokenTexts
 from pagoda.server.metrics import Metrics, RequestRecord
 from pagoda.server.schema.chat import ChatFields
@@ -44,6 +44,7 @@ class ServedModel:
         self.names = settings.served_model_name or (llm.config.model,)
         self.chat_template = settings.read_chat_template()
         self.created = int(time.time())
+        self.death_reported = False
         self.metrics = Metrics(self.names[0], lambda: llm.stats)
 
     def check_name(self, name: str | None) -> str:
@@ -126,6 +127,9 @@ class ServedModel:
         wanted: GenerationRequest,
     ) -> AsyncGenerator[RequestOutput, None]:
         """The engine's outputs, counted, with errors in the words of ``wanted``."""
+        if wanted.priority and self.llm.config.scheduling_policy != "priority":
+            allowed = "must be 0, since this server runs with --scheduling-policy fcfs"
+            raise InvalidValue("priority", wanted.priority, allowed)
         record = RequestRecord(self.metrics, params)
         outputs = self.llm.generate(
             token_ids,
@@ -145,10 +149,18 @@ class ServedModel:
             raise
         except InvalidValue as error:
             raise wanted.in_its_words(error) from error
-        except Exception:
+        except Exception as error:
             if record.last is not None:
                 record.count("error")
+            if isinstance(error, EngineDead):
+                self._report_death(error)
             raise
+
+    def _report_death(self, error: EngineDead) -> None:
+        """Log the whole story, once; clients are told one line."""
+        if not self.death_reported:
+            self.death_reported = True
+            logger.error("the engine is down: %s", error)
 
 
 def served_by(request: Request) -> ServedModel:

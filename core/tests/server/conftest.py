@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from pagoda.config import EngineConfig
-from pagoda.engine.messages import EngineInfo, EngineStats
+from pagoda.engine.messages import EngineStats
 from pagoda.outputs import CompletionOutput, Logprob, RequestOutput, TokenLogprobs
 from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull
 from pagoda.sampling.params import RequestOutputKind, SamplingParams, check_against
@@ -59,21 +59,8 @@ class FakeLLM:
     """Replies REPLY to every prompt.  Words in the prompt make it misbehave: see ``_misbehave``."""
 
     def __init__(self, **defaults: Any) -> None:
-        self.config = EngineConfig(model="fake/model", max_queue=20)
-        self.info = EngineInfo(
-            model_path="/models/fake",
-            architecture="Fake",
-            vocab_size=VOCAB,
-            max_model_len=CONTEXT,
-            dtype="float32",
-            platform="fake",
-            devices=["0"],
-            features=[],
-            num_blocks=1,
-            block_size=1,
-            max_num_seqs=12,
-            max_num_batched_tokens=64,
-        )
+        self.config = EngineConfig(model="fake/model", max_queue=20, scheduling_policy="priority")
+        self.info = SimpleNamespace(vocab_size=VOCAB, max_model_len=CONTEXT, max_num_seqs=12)
         self.tokenizer = FakeTokenizer()
         self.client = SimpleNamespace(tokenizer=self.tokenizer, default_sampling=defaults)
         self.stats = EngineStats(num_running=3, num_waiting=2, kv_usage=0.25, prefix_hits=7)

@@ -54,7 +54,7 @@ class Completion(msgspec.Struct, kw_only=True):
 class TokenLogprob(msgspec.Struct):
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: list[int] | None  # None where the token is only a part of a character
 
 
 class ChatTokenLogprob(TokenLogprob):
