@@ -123,7 +123,7 @@ def _draw(scores: Tensor, batch: SamplingBatch, rows: np.ndarray, device: TorchD
         share = device.upload(np.minimum(top_p, 1).astype(np.float64))[:, None]
         weights.masked_fill_(weights < _least_likely(weights, share, device), 0)
     mass = weights.cumsum(-1)
-    total = mass[:, -1:]
+    total = mass[:, -1:].contiguous()
     target = device.upload(batch.uniform[rows].astype(np.float64))[:, None] * total
     found = torch.searchsorted(mass, target, right=True)
     # A target rounded up to the whole mass takes the last token that has any.
