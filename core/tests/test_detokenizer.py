@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -81,6 +81,7 @@ def stream(
 
 
 @settings(max_examples=400, deadline=None)
+@example(0, [131, 277 + 274, 3], False, random.Random(0))  # an unknown id inside a run of bytes
 @given(
     which=st.integers(0, len(TOKENIZERS) - 1),
     numbers=st.lists(st.integers(0, 2**16), max_size=30),

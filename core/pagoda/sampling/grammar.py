@@ -33,10 +33,12 @@ a model that would write blanks for ever."""
 
 CACHE_SIZE = 64
 
+_STACK_LOCK = threading.Lock()
+
 
 class GrammarCompiler:
     """Compiles for one tokenizer and model, and remembers the last grammars.  Costs nothing until
-    first used; one thread at a time.  Without ``eos_token_ids`` the tokenizer's own count."""
+    first used; any thread may call.  Without ``eos_token_ids`` the tokenizer's own count."""
 
     def __init__(
         self,
@@ -51,24 +53,26 @@ class GrammarCompiler:
         self._eos_token_ids = eos_token_ids
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
 
     def start(self, wanted: StructuredOutputsParams) -> GrammarWalk:
         """A walk through what a request wants, at its beginning.
 
         Raises InvalidValue, naming the field, for anything that does not compile, and
         UnsupportedFeature for a tokenizer that masks cannot be made for."""
-        if self._tokenizer is None:
-            self._tokenizer = self._read_tokenizer()
         field, source, options = _source(wanted)
-        key = source, repr(options)
-        matcher = self._compiled.get(key)
-        if matcher is None:
-            matcher = self._compile(self._tokenizer, field, source, options)
-            self._compiled[key] = matcher
-            if len(self._compiled) > CACHE_SIZE:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(key)
-        return GrammarWalk(matcher.deep_copy(), self._tokenizer.vocab_size, self._vocab_size)
+        key = f"{field} {options}", source
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = self._read_tokenizer()
+            matcher = self._compiled.get(key)
+            if matcher is None:
+                matcher = self._compile(self._tokenizer, field, source, options)
+                self._compiled[key] = matcher
+                if len(self._compiled) > CACHE_SIZE:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(key)
+            return GrammarWalk(matcher.deep_copy(), self._tokenizer.vocab_size, self._vocab_size)
 
     def _compile(
         self, tokenizer: llguidance.LLTokenizer, field: str, source: str, options: dict[str, Any]
@@ -206,12 +210,13 @@ def _on_a_deep_stack(work: Callable[[], LLMatcher]) -> LLMatcher | BaseException
         except BaseException as error:  # a Rust panic is no Exception
             result.append(error)
 
-    before = threading.stack_size(STACK_BYTES)
-    try:
-        thread = threading.Thread(target=run, name="pagoda-grammar", daemon=True)
-        thread.start()
-    finally:
-        threading.stack_size(before)
+    thread = threading.Thread(target=run, name="pagoda-grammar", daemon=True)
+    with _STACK_LOCK:  # the size is the process's, for threads to come
+        before = threading.stack_size(STACK_BYTES)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
     thread.join()
     return result[0]
 

@@ -54,14 +54,15 @@ def spelling_of(backend: tokenizers.Tokenizer) -> Callable[[Sequence[int], bool]
         return lambda before, skip: FallbackStream(
             pieces, special if skip else _NONE, before, strip
         )
-    return lambda before, skip: WindowStream(backend, before, skip)
+    return lambda before, skip: WindowStream(backend, special if skip else _NONE, before)
 
 
 _NONE: frozenset[int] = frozenset()
 
 
 class _Lazy(dict[int, Any]):
-    """Token id to its spelling, found when first asked for."""
+    """Token id to its spelling, found when first asked for; None for ids beyond the vocabulary,
+    which models often have rows for and decoders pass over."""
 
     def __init__(self, backend: tokenizers.Tokenizer, spell: Callable[[str], Any]) -> None:
         super().__init__()
@@ -69,8 +70,8 @@ class _Lazy(dict[int, Any]):
         self._spell = spell
 
     def __missing__(self, token_id: int) -> Any:
-        # Models often have more rows than the tokenizer has tokens: those spell nothing.
-        piece = self[token_id] = self._spell(self._backend.id_to_token(token_id) or "")
+        token = self._backend.id_to_token(token_id)
+        piece = self[token_id] = None if token is None else self._spell(token)
         return piece
 
 
@@ -106,7 +107,7 @@ class ByteLevelStream:
     def push(self, token_id: int) -> str:
         if token_id in self._skipped:
             return ""
-        return self._utf8.decode(self._spelled[token_id])
+        return self._utf8.decode(self._spelled[token_id] or b"")
 
     def likely(self) -> str:
         return ""
@@ -162,7 +163,7 @@ class FallbackStream:
         self._pieces = pieces
         self._skipped = skipped
         self._run = bytearray()
-        self._strip = strip and all(t in skipped or pieces[t] == "" for t in before)
+        self._strip = strip and all(t in skipped or pieces[t] in ("", None) for t in before)
         for token_id in before[-CONTEXT:]:
             self.push(token_id)
         self._cut_run()
@@ -171,6 +172,8 @@ class FallbackStream:
         if token_id in self._skipped:
             return ""
         piece = self._pieces[token_id]
+        if piece is None:
+            return ""
         if isinstance(piece, int):
             self._run.append(piece)
             return self._cut_run() if len(self._run) > LONGEST_RUN else ""
@@ -213,17 +216,19 @@ class WindowStream:
     what comes after their text."""
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, before: Sequence[int], skip_special: bool
+        self, backend: tokenizers.Tokenizer, skipped: frozenset[int], before: Sequence[int]
     ) -> None:
         self._backend = backend
-        self._skip_special = skip_special
-        self._window = list(before[-CONTEXT:])
+        self._skipped = skipped
+        self._window = [token for token in before[-4 * CONTEXT :] if self._spells(token)]
         self._known = self._decode().rstrip(REPLACEMENT)
 
     def push(self, token_id: int) -> str:
+        if not self._spells(token_id):
+            return ""
         self._window.append(token_id)
         text = self._decode()
-        if text.endswith(REPLACEMENT) and len(self._window) < 4 * CONTEXT:
+        if text.endswith(REPLACEMENT) and len(self._window) < 5 * CONTEXT:
             return ""
         return self._take(text)
 
@@ -233,8 +238,11 @@ class WindowStream:
     def flush(self) -> str:
         return self._take(self._decode())
 
+    def _spells(self, token_id: int) -> bool:
+        return token_id not in self._skipped and self._backend.id_to_token(token_id) is not None
+
     def _decode(self) -> str:
-        return self._backend.decode(self._window, skip_special_tokens=self._skip_special)
+        return self._backend.decode(self._window, skip_special_tokens=False)
 
     def _take(self, text: str) -> str:
         new = text[len(self._known) :]
