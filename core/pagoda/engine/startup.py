@@ -137,8 +137,10 @@ def _with_platform_settings(config: EngineConfig, choice: Choice, model: ModelIn
 
 def _check_offered(config: EngineConfig, platform: str, capabilities: Capabilities) -> None:
     def refuse(what: str, have: tuple[object, ...]) -> None:
-        offered = ", ".join(map(str, have)) or "none"
-        raise UnsupportedFeature(f"{what} is not offered by platform {platform!r} ({offered} are)")
+        instead = f"one of {', '.join(map(str, have))}" if have else "to leave it out"
+        raise UnsupportedFeature(
+            f"{what} is not offered by platform {platform!r}", f"{instead}, or another --device"
+        )
 
     if config.quantization and config.quantization not in capabilities.quantizations:
         refuse(f"quantization={config.quantization!r}", capabilities.quantizations)
@@ -148,9 +150,9 @@ def _check_offered(config: EngineConfig, platform: str, capabilities: Capabiliti
     if config.block_size and sizes and config.block_size not in sizes:
         refuse(f"block_size={config.block_size}", sizes)
     if config.tensor_parallel_size > 1 and Feature.TENSOR_PARALLEL not in capabilities.features:
-        refuse(f"tensor_parallel_size={config.tensor_parallel_size}", (1,))
+        refuse(f"tensor_parallel_size={config.tensor_parallel_size}", ())
     if config.async_scheduling and capabilities.limits.steps_in_flight < 2:
-        refuse("async_scheduling", (False,))
+        refuse("async_scheduling", ())
 
 
 def _dtype(

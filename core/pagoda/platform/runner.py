@@ -84,7 +84,8 @@ class ModelRunner(Protocol):
         ...
 
     def init_kv_cache(self, num_blocks: int) -> None:
-        """Allocate ``num_blocks`` blocks in every group; ids are 0 .. num_blocks - 1."""
+        """Allocate ``num_blocks`` blocks in every group; ids are 0 .. num_blocks - 1.  Raise
+        OutOfMemory with numbers."""
         ...
 
     def warm_up(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pagoda.platform.batch import PENDING, Float32, Int32, ScheduledBatch
-from pagoda.platform.errors import PagodaError, UnsupportedFeature
+from pagoda.platform.errors import OutOfMemory, PagodaError, UnsupportedFeature
 from pagoda.platform.runner import Done, KVCacheSpec, KVGroup, Logprobs, StepHandle, StepResult
 from pagoda.platform.types import ModelInfo, RunnerConfig
 from pagoda.reference.attention import PagedCache
@@ -58,7 +58,14 @@ class ReferenceRunner:
         return max(one_request, min(one_request * self.config.max_requests, MOST_CACHE_BYTES))
 
     def init_kv_cache(self, num_blocks: int) -> None:
-        self._cache = PagedCache(self.shape, num_blocks, self.block_size)
+        try:
+            self._cache = PagedCache(self.shape, num_blocks, self.block_size)
+        except (MemoryError, ValueError) as error:  # ValueError: more than an address can say
+            gib = num_blocks * self.kv_cache_spec().groups[0].block_bytes / 2**30
+            raise OutOfMemory(
+                f"{num_blocks} blocks of KV cache take {gib:.1f} GiB, more than there is",
+                "fewer --num-blocks or a smaller --max-model-len",
+            ) from error
 
     def warm_up(self) -> None:
         """Nothing is compiled here."""

@@ -166,9 +166,17 @@ class TorchRunner:
         return activations + rows * info.vocab_size * (size + 8) + SCORE_ELEMENTS * 16
 
     def init_kv_cache(self, num_blocks: int) -> None:
+        dtype, device = self.context.dtype, self.context.device
         for layer in self._layers:
             shape = layer.backend.cache_shape(num_blocks, self.block_size, layer.spec)
-            layer.cache = torch.zeros(shape, dtype=self.context.dtype, device=self.context.device)
+            try:
+                layer.cache = torch.zeros(shape, dtype=dtype, device=device)
+            except (RuntimeError, MemoryError) as error:  # what torch calls out of memory
+                needed = _gib(num_blocks * self.kv_cache_spec().groups[0].block_bytes)
+                raise OutOfMemory(
+                    f"{num_blocks} blocks of KV cache take {needed}, more than {device} has",
+                    "fewer --num-blocks or a smaller --max-model-len",
+                ) from error
         self._num_blocks = num_blocks
 
     def warm_up(self) -> None:
