@@ -153,6 +153,8 @@ def _head_dim(config: Mapping[str, Any], heads: int, file: Path, who: str) -> in
 
 def _max_len(config: Mapping[str, Any], file: Path, who: str) -> int:
     """Positions the model was made for, its RoPE scaling counted in."""
+    if config.get("model_type") == "bloom":  # ALiBi: no table, hence no number, ends it
+        config = {"seq_length": 2048, **config}
     length = _number(config, _MAX_LEN, file, who)
     rope = rope_parameters(config)
     kind, factor = rope.get("rope_type"), rope.get("factor", 1.0)
