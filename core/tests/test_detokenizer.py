@@ -80,7 +80,7 @@ def stream(
     return text + detokenizer.flush(), detokenizer
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(0, [131, 277 + 274, 3], False, random.Random(0))  # an unknown id inside a run of bytes
 @given(
     which=st.integers(0, len(TOKENIZERS) - 1),
@@ -119,7 +119,7 @@ def bytes_as_ids(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     return lambda text: [piece(c) for word, _ in level.pre_tokenize_str(text) for c in word]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     which=st.integers(0, 2),
     text=st.text(alphabet="abc é你\nEND", max_size=30),

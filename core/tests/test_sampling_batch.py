@@ -49,7 +49,7 @@ def test_uniforms_depend_on_seed_and_index_alone() -> None:
 
 
 def test_uniforms_are_uniform_and_uncorrelated() -> None:
-    n = 1 << 16
+    n = 1 << 14
     index = np.arange(n, dtype=np.int32)
     one = uniforms(np.full(n, stream_of(1), np.uint64), index)
     two = uniforms(np.full(n, stream_of(2), np.uint64), index)
@@ -59,8 +59,8 @@ def test_uniforms_are_uniform_and_uncorrelated() -> None:
         expected = n / 64
         counts = np.bincount((numbers * 64).astype(int), minlength=64)
         assert ((counts - expected) ** 2 / expected).sum() < 130  # chi-square, 63 degrees
-        assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.02
-    assert abs(np.corrcoef(one, two)[0, 1]) < 0.02
+        assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.04
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.04
 
 
 def test_same_seed_gives_same_row_whoever_shares_the_batch() -> None:

@@ -57,7 +57,7 @@ def test_against_brute_force() -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
     rng = np.random.default_rng(seed)
-    for _ in range(3000):
+    for _ in range(2000):
         vocab = int(rng.integers(1, 9))
         logits = (rng.integers(-8, 9, vocab) / 2).astype(np.float32)  # ties are common
         settings = {
@@ -79,7 +79,7 @@ def test_greedy_takes_the_lowest_id_among_equals() -> None:
 
 
 def test_frequencies_follow_probabilities() -> None:
-    n, rng = 20_000, np.random.default_rng(3)
+    n, rng = 6_000, np.random.default_rng(3)
     logits = rng.normal(size=12).astype(np.float32) * 2
     for settings in ({}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"temperature": 2.5}):
         batch = make_batch(
