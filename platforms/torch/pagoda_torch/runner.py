@@ -239,8 +239,9 @@ class TorchRunner:
         each = max(1, SCORE_ELEMENTS // self.info.vocab_size)
         rows = torch.split(self.device.upload(score.token_rows.astype(np.int64)), each)
         targets = torch.split(self.device.upload(score.targets.astype(np.int64)), each)
+        count = score.num_logprobs
         parts = [
-            logprobs_of(model.logits(hidden[some]).float(), wanted, score.num_logprobs)
+            logprobs_of(model.logits(hidden[some]).float(), wanted, count, self.device)
             for some, wanted in zip(rows, targets, strict=True)
         ]
         return DeviceLogprobs(

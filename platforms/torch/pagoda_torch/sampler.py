@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from pagoda.platform import SamplingBatch
+from pagoda_torch.draw import draw
 from pagoda_torch.family import TorchDevice
-
-CANDIDATES = 1024
-"""Tokens tried before a whole row is sorted for top_p."""
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits of random rows turned into float64 weights at a time."""
@@ -45,13 +43,15 @@ def sample(
         rows = random[start : start + each]
         index = device.upload(rows)
         chosen = scores if len(rows) == len(scores) else scores.index_select(0, index)
-        tokens[index] = _draw(chosen, batch, rows, device)
+        tokens[index] = draw(chosen, batch, rows, device)
     if not batch.wants_logprobs:
         return tokens, None
-    return tokens, logprobs_of(raw, tokens, int(batch.num_logprobs.max()))
+    return tokens, logprobs_of(raw, tokens, int(batch.num_logprobs.max()), device)
 
 
-def logprobs_of(logits: Tensor, targets: Tensor, num_alternatives: int) -> DeviceLogprobs:
+def logprobs_of(
+    logits: Tensor, targets: Tensor, num_alternatives: int, device: TorchDevice
+) -> DeviceLogprobs:
     """Logprobs of one target a row of raw float32 ``logits`` [N, V], with the likeliest
     alternatives, the lowest id first among equals."""
     own = logits.gather(1, targets[:, None])
@@ -59,16 +59,28 @@ def logprobs_of(logits: Tensor, targets: Tensor, num_alternatives: int) -> Devic
     token_ids = targets[:, None]
     count = min(num_alternatives, logits.shape[1])
     if count:
-        # One integer orders by value, then by lower id: the float's bits above, the id below.
-        bits = (logits + 0.0).view(torch.int32).long()
-        ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) << 32
-        ids = torch.arange(logits.shape[1], device=logits.device)
-        token_ids = torch.cat((token_ids, (ordered - ids).topk(count).indices), 1)
+        token_ids = torch.cat((token_ids, _likeliest(logits, count, device)), 1)
     return DeviceLogprobs(
         token_ids=token_ids,
         logprobs=logits.gather(1, token_ids) - total,
         ranks=1 + (logits > own).sum(-1),
     )
+
+
+def _likeliest(logits: Tensor, count: int, device: TorchDevice) -> Tensor:
+    """[N, count] ids by falling logit, the lowest first among equals."""
+    tried = 2 * count + 16
+    if not device.overlaps and tried < logits.shape[1]:
+        values, ids = logits.topk(tried)
+        if bool((values[:, -1] < values[:, count - 1]).all()):  # no equals were left out
+            ids, order = ids.sort()
+            order = values.gather(1, order).sort(dim=-1, descending=True, stable=True).indices
+            return ids.gather(1, order[:, :count])
+    # One integer orders by value, then by lower id: the float's bits above, the id below.
+    bits = (logits + 0.0).view(torch.int32).long()
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) << 32
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    return (ordered - ids).topk(count).indices
 
 
 def _adjusted(raw: Tensor, batch: SamplingBatch, device: TorchDevice) -> Tensor:
@@ -102,43 +114,3 @@ def _adjusted(raw: Tensor, batch: SamplingBatch, device: TorchDevice) -> Tensor:
 
 def _places(rows: np.ndarray, token_ids: np.ndarray, scores: Tensor, device: TorchDevice) -> Tensor:
     return device.upload(rows.astype(np.int64) * scores.shape[1] + token_ids)
-
-
-def _draw(scores: Tensor, batch: SamplingBatch, rows: np.ndarray, device: TorchDevice) -> Tensor:
-    """One token for each of these rows, none of them greedy."""
-    top_k, top_p, min_p = batch.top_k[rows], batch.top_p[rows], batch.min_p[rows]
-    scores = scores / device.upload(batch.temperature[rows])[:, None]
-    weights = (scores - scores.amax(-1, keepdim=True)).double().exp_()
-    if min_p.any():
-        weights.masked_fill_(weights < device.upload(min_p)[:, None], 0)
-    num_tokens = scores.shape[1]
-    limited = (top_k > 0) & (top_k < num_tokens)
-    if limited.any():
-        best = scores.topk(int(top_k[limited].max())).values
-        last = device.upload(np.where(limited, top_k - 1, 0).astype(np.int64))
-        kth = best.gather(1, last[:, None])
-        kth.masked_fill_(device.upload(~limited)[:, None], float("-inf"))
-        weights.masked_fill_(scores < kth, 0)
-    if (top_p < 1).any():
-        share = device.upload(np.minimum(top_p, 1).astype(np.float64))[:, None]
-        weights.masked_fill_(weights < _least_likely(weights, share, device), 0)
-    mass = weights.cumsum(-1)
-    total = mass[:, -1:].contiguous()
-    target = device.upload(batch.uniform[rows].astype(np.float64))[:, None] * total
-    found = torch.searchsorted(mass, target, right=True)
-    # A target rounded up to the whole mass takes the last token that has any.
-    return torch.minimum(found, torch.searchsorted(mass, total))[:, 0]
-
-
-def _least_likely(weights: Tensor, share: Tensor, device: TorchDevice) -> Tensor:
-    """[S, 1] the weight of the last token that top_p keeps."""
-    target = share * weights.sum(-1, keepdim=True)
-    if not device.overlaps and weights.shape[1] > CANDIDATES:
-        likely = weights.topk(CANDIDATES).values
-        mass = likely.cumsum(-1)
-        if bool((mass[:, -1:] >= target).all()):
-            return likely.gather(1, torch.searchsorted(mass, target))
-    likely = weights.sort(-1, descending=True).values
-    last = torch.searchsorted(likely.cumsum(-1), target)
-    last = torch.minimum(last, (likely > 0).sum(-1, keepdim=True) - 1)
-    return likely.gather(1, last)
