@@ -108,9 +108,9 @@ def test_engine(capsys: Capture) -> None:
     words = ["--steps", "5", "--repeat", "1", "--num-requests", "1", "3", "--context-len", "40"]
     assert main(["bench", "engine", *words, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)["summary"]
+    cases = ("requests_1_context_40", "requests_3_context_40")
     assert set(summary) == {
-        "steps_per_s_requests_1_context_40",
-        "steps_per_s_requests_3_context_40",
+        f"{metric}_{case}" for metric in ("steps_per_s", "cpu_us_per_step") for case in cases
     }
 
 
