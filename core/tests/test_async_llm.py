@@ -56,7 +56,7 @@ def test_outputs_come_as_asked(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -
         assert len(whole.outputs[0].token_ids) == 12
         assert growing[-1].outputs[0].text == text
         assert "".join(p.outputs[0].text for p in pieces) == text
-        assert sum((p.outputs[0].token_ids for p in pieces), []) == whole.outputs[0].token_ids
+        assert [t for p in pieces for t in p.outputs[0].token_ids] == whole.outputs[0].token_ids
         assert pieces[-1].finished and pieces[-1].outputs[0].finish_reason == "length"
 
     loop.run_until_complete(scenario())
