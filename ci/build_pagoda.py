@@ -18,7 +18,15 @@ TORCH = "platforms/torch"
 EXTRAS = {
     "cpu": [TORCH, "platforms/cpu"],
 }
-TEST = ["hypothesis>=6.100", "httpx>=0.27", "mypy>=1.15", "openai>=1.60", "pytest>=8.2", "ruff>=0.9"]
+TEST = [
+    "hatchling>=1.27",
+    "hypothesis>=6.100",
+    "httpx>=0.27",
+    "mypy>=1.15",
+    "openai>=1.60",
+    "pytest>=8.2",
+    "ruff>=0.9",
+]
 
 
 class BackendExtras(MetadataHookInterface):
