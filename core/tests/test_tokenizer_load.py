@@ -18,6 +18,7 @@ from pagoda.platform.errors import BadCheckpoint, InvalidValue, PagodaError
 from pagoda.sampling.params import SamplingParams
 from pagoda.tokenizer import NoTokenizer, load_tokenizer
 from pagoda.tokenizer.detokenizer import Detokenizer
+from pagoda.tokenizer.tokenizer import LONG_TEXT
 
 NAMES = ["gpt2", "qwen2", "minimind6400", "stories260K"]
 
@@ -82,6 +83,17 @@ def test_text_comes_back_token_by_token(name: str, folders: dict[str, Path]) -> 
     pieces = [detokenizer.append([token]) for token in ids] + [detokenizer.flush()]
     assert "".join(pieces).endswith(text)
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_long_texts_are_encoded_alike(name: str, folders: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(str(folders[name]))
+    text = "".join(TEXTS) * 100
+    assert len(text) > LONG_TEXT
+    for special in (True, False):
+        expected = tokenizer.backend.encode(text, add_special_tokens=special).ids
+        assert tokenizer.encode(text, add_special_tokens=special) == expected
+    assert len(text) <= len(expected) * tokenizer.longest_piece
 
 
 def test_sentencepiece_converts_or_says_what_is_missing(assets: Path, tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from pagoda.platform.errors import InvalidValue
 from pagoda.tokenizer.chat import Message, pick_template, render
 from pagoda.tokenizer.spelling import TextStream, spelling_of
 
+LONG_TEXT = 4096
+"""Characters from which encoding a text takes long enough to be felt by others."""
+
 
 class Tokenizer:
     """A `tokenizers` tokenizer with what a model folder says about special tokens and chats.
@@ -42,13 +45,22 @@ class Tokenizer:
         return None if token is None else self.backend.token_to_id(token)
 
     @cached_property
+    def longest_piece(self) -> int:
+        """Characters of the longest token, the most that one token of a text can stand for."""
+        return max(map(len, self.backend.get_vocab()), default=0)
+
+    @cached_property
     def _spelling(self) -> Any:
         return spelling_of(self.backend)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids.  Raises InvalidValue for text that is no Unicode (lone surrogates)."""
         try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            if len(text) < LONG_TEXT:
+                return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # A batch is encoded without Python's lock: other threads go on meanwhile.
+            batch = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return batch[0].ids
         except TypeError as error:
             raise InvalidValue("prompt", text, "must be a string of Unicode text") from error
 
