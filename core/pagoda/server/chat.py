@@ -34,6 +34,8 @@ async def create(request: Request) -> Response:
     model = served.check_name(wanted.model)
     served.check_count(1, wanted.n, "n")
     text = await served.render(wanted)
+    if wanted.truncate_prompt_tokens is None:
+        served.check_length(text, "messages")
     ids = await served.encode(text, wanted.add_special_tokens)
     ids = served.truncated(ids, wanted.truncate_prompt_tokens)
     id = new_id("chatcmpl", request, wanted)

@@ -39,6 +39,8 @@ async def _tokens(
     served: ServedModel, wanted: CompletionRequest, prompt: str | list[int]
 ) -> list[int]:
     if isinstance(prompt, str):
+        if wanted.truncate_prompt_tokens is None:
+            served.check_length(prompt, "prompt")
         prompt = await served.encode(prompt, wanted.add_special_tokens)
     return served.truncated(prompt, wanted.truncate_prompt_tokens)
 

@@ -21,6 +21,7 @@ from pagoda.server.metrics import Metrics, RequestRecord
 from pagoda.server.schema.chat import ChatFields
 from pagoda.server.schema.generation import GenerationRequest
 from pagoda.server.settings import ServerSettings
+from pagoda.tokenizer.tokenizer import LONG_TEXT
 
 if TYPE_CHECKING:
     from pagoda.async_llm import AsyncLLM
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 FINGERPRINT = f"pagoda-{__version__}"
 CONTINUES = "\ue000continues here\ue001"
 """Put where an unfinished message ends, to find what a template writes behind it."""
-
-LONG_TEXT = 4096
-"""Characters from which tokenizing is left to a thread, so that other streams go on."""
 
 
 class ServedModel:
@@ -71,6 +69,13 @@ class ServedModel:
         if wanted > most:
             allowed = f"one request may have at most {most} sequences (prompts times n)"
             raise InvalidValue(param, f"{wanted} sequences", allowed)
+
+    def check_length(self, text: str, param: str) -> None:
+        """Refuse a text that cannot fit, before the work of tokenizing it."""
+        most = self.llm.info.max_model_len * max(self.tokenizer.longest_piece, 1)
+        if len(text) > most:
+            allowed = f"must be under max_model_len, {self.llm.info.max_model_len} tokens"
+            raise InvalidValue(param, f"{len(text)} characters", allowed)
 
     def check_ids(self, token_ids: list[int], param: str) -> None:
         """Refuse ids that the tokenizer has no text for."""

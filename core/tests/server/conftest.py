@@ -31,6 +31,7 @@ class FakeTokenizer:
     """One token a byte, and a template that shows what it was given."""
 
     eos_token_ids = (EOS,)
+    longest_piece = 4
 
     def __init__(self) -> None:
         self.rendered: dict[str, Any] = {}
