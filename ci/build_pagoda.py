@@ -22,6 +22,7 @@ TEST = [
     "hatchling>=1.27",
     "hypothesis>=6.100",
     "httpx>=0.27",
+    "jsonschema>=4.20",
     "mypy>=1.15",
     "openai>=1.60",
     "pytest>=8.2",
