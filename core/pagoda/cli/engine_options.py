@@ -56,11 +56,8 @@ def name_model(config: EngineConfig) -> EngineConfig:
     """The config with the bundled model in it where none was named, which stderr is told."""
     if config.model:
         return config
-    try:
-        from pagoda.assets import storyteller
-    except ModuleNotFoundError as error:
-        remedy = "--model with a folder or a hub name"
-        raise PagodaError("no model is named, and none comes with this version", remedy) from error
+    from pagoda.assets import storyteller
+
     path = storyteller()
     print(f"model: the bundled storyteller ({path}); --model chooses another", file=sys.stderr)
     return dataclasses.replace(config, model=str(path))
