@@ -7,6 +7,8 @@ tile      [BLOCK_SIZE, head_dim] of one head, contiguous: what a kernel would re
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -52,6 +54,12 @@ class PagedCache:
             mine = slice(batch.query_start[row], batch.query_start[row + 1])
             out[mine] = _attention(query[mine], key, value, batch.positions[mine])
         return out
+
+
+def poison(runner: Any) -> None:
+    """For the kit: NaN everywhere, so that reading what nobody wrote cannot go unseen."""
+    for layer in runner.cache.layers:
+        layer.fill(np.nan)
 
 
 def _attention(

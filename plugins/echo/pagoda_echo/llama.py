@@ -39,7 +39,9 @@ class Llama:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""
         model, config = self.model, self.model.config
-        hidden, inner = _size(config, "hidden_size"), _size(config, "intermediate_size")
+        hidden, inner = config.get("hidden_size"), config.get("intermediate_size")
+        if not isinstance(hidden, int) or not isinstance(inner, int):
+            raise BadCheckpoint(f"config.json: hidden_size={hidden}, intermediate_size={inner}")
         width, kv_width = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
         layer = {
             "input_layernorm": (hidden,),
@@ -166,10 +168,3 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
         else rng.standard_normal(shape, np.float32) / np.float32(shape[1] ** 0.5)
         for name, shape in shapes.items()
     }
-
-
-def _size(config: Mapping[str, object], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise BadCheckpoint(f"config.json: {key}={value!r}, a whole number above 0 was expected")
-    return value

@@ -66,3 +66,11 @@ def pagoda_diagnose() -> Mapping[str, str]:
     import numpy
 
     return {"numpy": numpy.__version__}
+
+
+@hookimpl
+def pagoda_conformance_profile() -> object:
+    from pagoda.conformance.profile import Profile
+    from pagoda_echo.cache import poison
+
+    return Profile(models=("llama",), poison_cache=poison)

@@ -71,12 +71,14 @@ class EchoRunner:
 
     def _refuse_what_was_not_offered(self, batch: ScheduledBatch) -> None:
         """The core keeps to what pagoda_capabilities said; a wrong answer would hide it if not."""
-        num_tokens, num_requests = len(batch.token_ids), len(batch.slots)
-        if num_tokens > self.config.max_tokens or num_requests > self.config.max_requests:
-            raise PagodaError(
-                f"a step of {num_tokens} tokens and {num_requests} requests, "
-                f"{self.config.max_tokens} and {self.config.max_requests} were agreed"
-            )
+        agreed = {
+            "tokens": (len(batch.token_ids), self.config.max_tokens),
+            "requests": (len(batch.slots), self.config.max_requests),
+            "positions": (int(batch.seq_lens.max(initial=0)), self.config.max_model_len),
+        }
+        for name, (found, most) in agreed.items():
+            if found > most:
+                raise PagodaError(f"a step of {found} {name}, {most} were agreed")
         refused = {
             "PENDING tokens (steps_in_flight is 1)": bool(np.any(batch.token_ids == PENDING)),
             "prompt_logprobs": batch.score is not None,
