@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
-from installed import pagoda_command, pip_install
+from installed import pagoda_command, pip_install, run
 
 from pagoda.new_backend.write import FILES, write
-from pagoda.platform import InvalidValue, PagodaError
+from pagoda.platform import (
+    BlockTable,
+    InvalidValue,
+    KVCacheSpec,
+    KVGroup,
+    ModelInfo,
+    PagodaError,
+    RunnerConfig,
+    SamplingBatch,
+    ScheduledBatch,
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +65,70 @@ def test_running_it_says_what_to_write_first(site: Path, stories260k: Path) -> N
     done = pagoda_command(*words, site=site)
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert "platform 'abacus': load() is not written yet. Try: in pagoda_abacus/r" in done.stdout
+
+
+def kit(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "pytest", "--pagoda-platform", "abacus", *words)
+    return run(*command, site=site, cwd=cwd)
+
+
+def test_the_kit_says_what_to_write_first(site: Path, tmp_path: Path) -> None:
+    done = kit(site, tmp_path, "-x")
+    assert done.returncode == 1
+    assert "platform 'abacus': load() is not written yet. Try: in pagoda_abacus/" in done.stdout
+    assert "pagoda: abacus does not conform to" in done.stdout
+
+
+def test_what_is_written_passes_the_kit(site: Path, tmp_path: Path) -> None:
+    done = kit(site, tmp_path, "-k", "test_identity")
+    assert done.returncode == 0, done.stdout
+
+
+def test_each_method_written_leads_to_the_next(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lifecycle as the core runs it, stopped by one message after the other."""
+    monkeypatch.syspath_prepend(str(site))
+    module = import_module("pagoda_abacus.runner")
+    model = ModelInfo("nowhere", "LlamaForCausalLM", {}, "float32", 1, 1, 1, 8, 16, 32)
+    batch = greedy_step()
+    logits = np.eye(16, dtype=np.float32)[[7]]
+    written = {
+        "load": lambda self: None,
+        "kv_cache_spec": lambda self: KVCacheSpec((KVGroup(16, 1024),)),
+        "free_kv_bytes": lambda self: 4096,
+        "init_kv_cache": lambda self, num_blocks: None,
+        "_logits": lambda self, batch: logits,
+    }
+
+    def live() -> list[int]:
+        runner = module.AbacusRunner(RunnerConfig("float32", max_model_len=32), model)
+        runner.load()
+        block_bytes = runner.kv_cache_spec().groups[0].block_bytes
+        runner.init_kv_cache(runner.free_kv_bytes() // block_bytes)
+        runner.warm_up()
+        tokens = runner.submit(batch).result().token_ids.tolist()
+        runner.close()
+        return tokens
+
+    for name, function in written.items():
+        with pytest.raises(PagodaError, match=rf"{name}\(\) is not written yet. Try: in pagoda_ab"):
+            live()
+        monkeypatch.setattr(module.AbacusRunner, name, function)
+    assert live() == [7]
+
+
+def greedy_step() -> ScheduledBatch:
+    """One request of three tokens, in block 0."""
+    floats, ints = np.zeros(1, np.float32), np.zeros(1, np.int32)
+    return ScheduledBatch(
+        slots=ints,
+        admitted=np.ones(1, np.bool_),
+        query_start=np.array([0, 3], np.int32),
+        token_ids=np.array([3, 4, 5], np.int32),
+        context_lens=ints,
+        block_tables=(BlockTable(np.zeros((1, 1), np.int32), ints + 1),),
+        sample_rows=ints,
+        sampling=SamplingBatch(floats, ints, floats + 1, floats, floats, ints - 1),
+    )
 
 
 def test_two_words_make_one_module(tmp_path: Path) -> None:
