@@ -180,5 +180,9 @@ def progress_bar(num_bytes: int, show: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(
-        total=num_bytes, unit="B", unit_scale=True, desc="Loading weights", disable=not show
+        total=num_bytes,
+        unit="B",
+        unit_scale=True,
+        desc="Loading weights",
+        disable=None if show else True,  # None: only where a terminal shows it
     )
