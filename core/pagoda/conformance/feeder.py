@@ -141,10 +141,11 @@ class Feeder:
             expected = oracle.logits(life.tokens)
             for position, logits in life.seen:
                 where = f"slot {life.slot}, after token {position} of {len(life.tokens)}"
-                assert np.isfinite(logits).all(), (
-                    f"{where}: NaN or infinite logits: something was read that nobody wrote,"
-                    f" or an overflow. {about}"
-                )
+                if not np.isfinite(logits).all():
+                    raise AssertionError(
+                        f"{where} ({self.size} tokens a block): NaN or infinite logits: something"
+                        f" was read that nobody wrote, or there was an overflow. {about}"
+                    )
                 error = difference(logits, expected[position])
                 if error > opened.tolerance:
                     why = explain(oracle, lives, life, opened)
@@ -158,8 +159,9 @@ class Feeder:
     def _table(self, lives: Sequence[Life]) -> BlockTable:
         """Past the blocks in use: other sequences' blocks and numbers that are none."""
         counts = [len(life.blocks) for life in lives]
-        junk = [-1, 1 << 30, *range(self.opened.num_blocks)]
-        ids = self.rng.choice(np.array(junk), (len(lives), max(counts) + 2)).astype(np.int32)
+        shape = len(lives), max(counts) + 2
+        ids = self.rng.integers(-1, self.opened.num_blocks, shape, np.int32)
+        ids[:, -1] = 1 << 30
         for row, life in enumerate(lives):
             ids[row, : counts[row]] = life.blocks
         return BlockTable(ids, np.array(counts, np.int32))

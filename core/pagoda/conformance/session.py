@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def start(config: pytest.Config, suite: Path) -> None:
     for path in config.getoption("--pagoda-report"):
         if problem := missing_suffix(path):
             raise pytest.UsageError(problem)
+    environment = dict(os.environ)  # as it was before the platform was asked anything
     try:
         choice = registry.choose(f"{name}:{device}" if device else name)
         profile: Profile = choice.platform.ask("pagoda_conformance_profile")
@@ -31,6 +33,7 @@ def start(config: pytest.Config, suite: Path) -> None:
             level=config.getoption("--pagoda-level"),
             seed=_seed(config),
             real_model=config.getoption("--pagoda-model"),
+            environment=environment,
         )
     except PagodaError as error:
         story = f"platform {name!r} cannot be checked here: {error}"

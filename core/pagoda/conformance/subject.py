@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +113,13 @@ class Subject:
     """One platform, its devices and profile; owns the tiny models and the shared runners."""
 
     def __init__(
-        self, choice: Choice, profile: Profile, level: str, seed: int, real_model: str | None
+        self,
+        choice: Choice,
+        profile: Profile,
+        level: str,
+        seed: int,
+        real_model: str | None,
+        environment: Mapping[str, str],
     ):
         self.choice = choice
         self.name = choice.platform.info.name
@@ -120,6 +127,7 @@ class Subject:
         self.level = level
         self.seed = seed
         self.real_model = real_model
+        self.environment = environment  # for fresh interpreters
         self.folder = Path()  # set before the first test runs
         self.families = [name for name in FAMILIES if name in profile.models or not profile.models]
         self.errors: dict[Variant, float] = {}  # largest, by variant

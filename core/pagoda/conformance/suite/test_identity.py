@@ -45,7 +45,13 @@ print(json.dumps([what for what in before if before[what] != after[what]]))
 def in_child(subject: Subject, program: str) -> list[str]:
     """Run a program in a fresh interpreter; its last line as JSON."""
     text = program.replace("NAME", repr(subject.name))
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=dict(subject.environment),
+    )
     assert done.returncode == 0, f"a fresh interpreter failed:\n{done.stderr[-2000:]}"
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found

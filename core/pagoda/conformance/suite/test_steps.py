@@ -180,14 +180,32 @@ def test_what_nobody_wrote_is_not_read(opened: Opened, rng: Rng) -> None:
 
 
 def test_a_slot_begins_a_new_life(opened: Opened, rng: Rng) -> None:
-    """``admitted``: the slot's former request is forgotten, its block table above all."""
+    """``admitted``: the slot's former request is forgotten, its block table above all.  Its blocks
+    are another's by the time the slot is used again."""
     feeder = Feeder(opened, rng)
+    heir = 0
     for length in (30, 12, 45):
         feeder.run({2: opened.prompts(rng, [length])[0]})
         feeder.run({2: [int(rng.integers(3, 99))]})
-        rng.shuffle(feeder.free)
         feeder.retire(2)
-    feeder.judge("The slot had an earlier life; admitted was set when the new one began.")
+        if heir in feeder.lives:
+            feeder.retire(heir)
+        feeder.run({heir: opened.prompts(rng, [length])[0]})
+    feeder.run({2: opened.prompts(rng, [20])[0]})
+    feeder.run({heir: [9], 2: [8]})
+    feeder.judge("The slot had earlier lives; admitted was set when each began.")
+
+
+def test_every_block_in_use(opened: Opened, rng: Rng) -> None:
+    """All slots hold a share of the cache, scattered; nobody writes over anybody."""
+    feeder, limits = Feeder(opened, rng), opened.limits
+    most = min(limits.max_tokens, opened.max_len) - 2
+    share = opened.num_blocks // limits.max_requests * opened.block_size - 1
+    for slot in range(limits.max_requests):
+        feeder.run({slot: rng.integers(3, 99, min(most, share)).tolist()})
+    for slot in range(limits.max_requests):
+        feeder.run({slot: [7]})
+    feeder.judge("The cache was full: a block not in a request's table was written or read.")
 
 
 def test_rows_may_change_places(opened: Opened, rng: Rng) -> None:
