@@ -266,17 +266,24 @@ def _not_installed(name: str, found: dict[str, list[metadata.EntryPoint]]) -> Un
         what = f"platform {name!r} is not installed (installed: {have})"
         return Unavailable(what, f"pip install '{DISTRIBUTION}[{name}]'")
     near = difflib.get_close_matches(name, [*found, *extras(), "auto"], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return Unavailable(f"unknown device {name!r} (installed platforms: {have}){hint}")
+    if near or not name.isidentifier():
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return Unavailable(f"unknown device {name!r} (installed platforms: {have}){hint}")
+    offered = ", ".join(extras()) or "none"
+    return Unavailable(
+        f"no platform {name!r} is installed (installed: {have}; extras of this release: {offered})",
+        f"pip install '{DISTRIBUTION}[{name}]' with a release that has it, or its own package",
+    )
 
 
 def extras() -> list[str]:
     """What ``pip install 'DISTRIBUTION[...]'`` may name, read from our own metadata: the core keeps
     no list of platforms."""
     try:
-        return metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+        names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         return []
+    return [name for name in names if name != "test"]
 
 
 def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:

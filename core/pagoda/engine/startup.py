@@ -158,11 +158,12 @@ def _check_offered(config: EngineConfig, platform: str, capabilities: Capabiliti
 def _dtype(
     config: EngineConfig, model: ModelInfo, capabilities: Capabilities, platform: str
 ) -> str:
-    """``auto`` is the checkpoint's own 16-bit dtype where offered, else the platform's first."""
+    """``auto`` is what the platform prefers; among 16-bit dtypes, the checkpoint's own."""
     wanted = DTYPES.get(config.dtype, config.dtype)
     if wanted == "auto":
-        narrow = model.dtype != "float32" and model.dtype in capabilities.dtypes
-        return model.dtype if narrow else capabilities.dtypes[0]
+        preferred, own = capabilities.dtypes[0], model.dtype
+        narrow = "float32" not in (preferred, own) and own in capabilities.dtypes
+        return own if narrow else preferred
     if wanted not in capabilities.dtypes:
         have = ", ".join(capabilities.dtypes)
         raise UnsupportedFeature(f"dtype {wanted} is not offered by {platform!r}", f"one of {have}")
