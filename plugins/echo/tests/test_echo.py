@@ -11,6 +11,7 @@ import pytest
 from installed import pagoda_command
 
 from pagoda import registry
+from pagoda.assets import golden, storyteller
 from pagoda.config import make_config
 from pagoda.engine.startup import settle
 from pagoda.llm import LLM
@@ -38,10 +39,18 @@ def outputs(folder: Path, device: str, prompts: list, params: SamplingParams, **
 
 @pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 16}, {"num_blocks": 17}])
 def test_golden_tokens(echo: Path, stories260k: Path, settings: dict) -> None:
-    golden = json.loads((stories260k / "golden_greedy_fp32.json").read_text())
-    prompts = [{"prompt_token_ids": entry["prompt_ids"]} for entry in golden]
+    entries = json.loads((stories260k / "golden_greedy_fp32.json").read_text())
+    prompts = [{"prompt_token_ids": entry["prompt_ids"]} for entry in entries]
     found = outputs(stories260k / "hf", "echo", prompts, GREEDY, **settings)
-    assert found == [entry["output_ids"] for entry in golden]
+    assert found == [entry["output_ids"] for entry in entries]
+
+
+def test_the_bundled_model(echo: Path) -> None:
+    entries = json.loads(golden().read_text())
+    prompts = [{"prompt_token_ids": entry["prompt_ids"]} for entry in entries]
+    params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
+    found = outputs(storyteller(), "echo", prompts, params, dtype="float32")
+    assert found == [entry["output_ids"][:32] for entry in entries]
 
 
 def test_the_same_random_tokens_as_the_reference(echo: Path, stories260k: Path) -> None:
