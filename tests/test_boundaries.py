@@ -50,7 +50,8 @@ CORE_IMPORTS = {
     "new_backend": {"registry"},
     "assets": set(),
     "reference": {name.removeprefix("pagoda.") for name in PUBLIC},
-    "conformance": {"reference", "llm", "engine", "sampling", "models", "config", "registry"},
+    "conformance": {"reference", "llm", "engine", "sampling", "models", "registry", "assets"}
+    | SETTINGS,
 }
 # Third-party packages that only some may import.
 ONLY_IN = {
