@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +23,12 @@ DTYPES = {
     "F16": torch.float16,
 }
 
+KeyOf = Callable[[str], str | None]
+"""A checkpoint's name to the model's; None: not needed, whatever is in it."""
+
+Found = Iterator[tuple[str, str, Tensor]]
+"""Name in the checkpoint, name in the model, tensor."""
+
 
 def load_weights(
     model: CausalLM, path: str, load_format: str, seed: int, show_progress: bool
@@ -36,14 +42,11 @@ def load_weights(
         fill_random(targets, seed)
         return
     if which_files(path, load_format).format == "safetensors":
-        tensors = _safetensors(path, load_format, show_progress)
+        tensors = _safetensors(path, load_format, show_progress, model.checkpoint_name)
     else:
-        tensors = _pickled(path, load_format, show_progress)
+        tensors = _pickled(path, load_format, show_progress, model.checkpoint_name)
     missing, unknown = set(targets), []
-    for name, tensor in tensors:
-        key = model.checkpoint_name(name)
-        if key is None:
-            continue
+    for name, key, tensor in tensors:
         target = targets.get(key)
         if target is None:
             unknown.append(name)
@@ -72,9 +75,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + more
 
 
-def _safetensors(path: str, load_format: str, progress: bool) -> Iterator[tuple[str, Tensor]]:
+def _safetensors(path: str, load_format: str, progress: bool, key_of: KeyOf) -> Found:
     for raw in iter_weights(path, load_format, progress):
-        yield raw.name, view_of(raw)
+        key = key_of(raw.name)
+        if key is not None:
+            yield raw.name, key, view_of(raw)
 
 
 def view_of(raw: RawTensor) -> Tensor:
@@ -91,15 +96,18 @@ def view_of(raw: RawTensor) -> Tensor:
         return torch.frombuffer(raw.buffer, dtype=dtype).view(raw.shape)
 
 
-def _pickled(path: str, load_format: str, progress: bool) -> Iterator[tuple[str, Tensor]]:
+def _pickled(path: str, load_format: str, progress: bool, key_of: KeyOf) -> Found:
     files = which_files(path, load_format)
     with progress_bar(files.num_bytes, progress) as bar:
         for file in files.files:
             for name, tensor in _read_pickle(file).items():
+                key = key_of(name)
+                if key is None:
+                    continue
                 if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                     kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
                     raise BadCheckpoint(f"{file}: {name} is {kind}, not a tensor of numbers")
-                yield name, tensor
+                yield name, key, tensor
             bar.update(file.stat().st_size)
 
 
