@@ -3,6 +3,7 @@ through the whole engine, ragged and chunked, prefix cache on and off."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -187,15 +188,45 @@ def test_code_of_a_checkpoint_is_not_run_unasked(tmp_path: Path) -> None:
         open_llm(tmp_path)
 
 
-def test_gpt2_without_the_outer_name(tmp_path: Path, prompts: list[list[int]]) -> None:
+def test_code_of_a_checkpoint_is_run_when_told(
+    tmp_path: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "c"))
+    model = save(tmp_path, *FALLBACK["stablelm"])
+    (tmp_path / "code.py").write_text(
+        "from transformers import StableLmConfig, StableLmForCausalLM\n"
+        "class OwnConfig(StableLmConfig):\n    model_type = 'own'\n"
+        "class OwnForCausalLM(StableLmForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    classes = {"AutoConfig": "code.OwnConfig", "AutoModelForCausalLM": "code.OwnForCausalLM"}
+    config |= {"auto_map": classes, "model_type": "own", "architectures": ["OwnForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PagodaError, match="--trust-remote-code"):
+        open_llm(tmp_path)
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, detokenize=False)
+    with open_llm(tmp_path, trust_remote_code=True) as llm:
+        output = llm.generate([{"prompt_token_ids": prompts[3]}], params, use_tqdm=False)
+    tokens = output[0].outputs[0].token_ids
+    assert tokens == told(model, prompts[3] + tokens)[15:-1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_gpt2_without_the_outer_name(
+    pickled: bool, tmp_path: Path, prompts: list[list[int]]
+) -> None:
     """The hub's own gpt2 was saved without ``transformer.``, causal masks included."""
     from safetensors.torch import load_file, save_file
 
     model = save(tmp_path, "GPT2", GPT2)
     file = tmp_path / "model.safetensors"
     bare = {name.removeprefix("transformer."): x for name, x in load_file(file).items()}
-    bare["h.0.attn.bias"] = torch.ones(1, 1, MAX_LEN, MAX_LEN)
-    save_file(bare, file)
+    bare["h.0.attn.bias"] = torch.ones(1, 1, MAX_LEN, MAX_LEN, dtype=torch.uint8)
+    if pickled:
+        file.unlink()
+        torch.save(bare, tmp_path / "pytorch_model.bin")
+    else:
+        save_file(bare, file)
     params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, detokenize=False)
     with open_llm(tmp_path) as llm:
         output = llm.generate([{"prompt_token_ids": prompts[3]}], params, use_tqdm=False)

@@ -50,6 +50,8 @@ class TransformersModel:
     """Implements ``CausalLM`` around a transformers model."""
 
     def __init__(self, context: ModelContext):
+        if context.info.architecture.endswith("ForConditionalGeneration"):
+            raise refusal(context.info.architecture, "it takes more than text")
         config = read_config(context)
         calls = self._probe(config, context)
         with torch.device(context.device), no_init_weights():
