@@ -61,10 +61,6 @@ ONLY_IN = {
     "huggingface_hub": ("models",),
     "zmq": ("engine", "async_llm"),
 }
-WAIVED = {  # (package, module): the reason
-    ("platform", "pagoda.conformance.profile"): "the default profile, when the kit asks for it",
-    ("platform", "pagoda.conformance.profile.Profile"): "the default profile, when the kit asks",
-}
 
 
 def sources(*folders: Path) -> list[Path]:
@@ -146,8 +142,7 @@ def test_imports_in_the_core_point_down(path: Path) -> None:
     if package == "__init__":
         return  # names the homes of what it exports, and imports none
     assert package in CORE_IMPORTS, "a new package of the core: give it a row in CORE_IMPORTS"
-    found = core_violations(package, ast.parse(path.read_text()))
-    assert not [name for name in found if (package, name) not in WAIVED]
+    assert not core_violations(package, ast.parse(path.read_text()))
 
 
 @pytest.mark.parametrize("folder", distributions("platforms", "plugins"), ids=named)

@@ -26,7 +26,7 @@ def start(config: pytest.Config, suite: Path) -> None:
     environment = dict(os.environ)  # as it was before the platform was asked anything
     try:
         choice = registry.choose(f"{name}:{device}" if device else name)
-        profile: Profile = choice.platform.ask("pagoda_conformance_profile")
+        profile: Profile = choice.platform.ask("pagoda_conformance_profile") or Profile()
         subject = Subject(
             choice,
             profile,

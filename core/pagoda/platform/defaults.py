@@ -1,4 +1,4 @@
-"""What happens when a platform leaves an optional hook out."""
+"""What happens when a platform leaves an optional hook out (None, where nothing is said here)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,3 @@ def pagoda_settings() -> Mapping[str, object]:
 @hookimpl(trylast=True)
 def pagoda_diagnose() -> Mapping[str, str]:
     return {}
-
-
-@hookimpl(trylast=True)
-def pagoda_conformance_profile() -> object:
-    from pagoda.conformance.profile import Profile
-
-    return Profile()
