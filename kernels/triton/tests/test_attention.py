@@ -1,0 +1,105 @@
+"""Paged attention against dense float32 attention, over poisoned caches."""
+
+from __future__ import annotations
+
+import numpy as np
+import paged
+import pytest
+import torch
+from torch import Tensor
+
+from pagoda_kernels_triton.decode import decode_attention
+from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
+
+FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
+# (heads, kv heads), head size, block size, window, soft cap, dtype
+SHAPES = [
+    ((8, 2), 64, 16, None, None, BF16),
+    ((4, 4), 128, 32, None, None, FP16),
+    ((7, 1), 80, 16, None, None, FP32),
+    ((4, 1), 256, 16, None, 20.0, BF16),
+    ((8, 2), 64, 16, 20, None, BF16),
+    ((2, 2), 96, 64, 5, 30.0, FP32),
+    ((4, 2), 48, 16, None, None, FP32),
+]
+
+
+def prefill(case: paged.Paged, **settings: object) -> Tensor:
+    heads, size = case.q.shape[1:]
+    group = heads // case.cache.shape[2]
+    tokens = tokens_of_tile(case.q.device, group, size, case.q.element_size())
+    tiles = prefill_tiles(case.query_start, case.contexts, case.block_start, tokens)
+    out = torch.full((len(case.q), heads * size), float("nan"), dtype=case.q.dtype)
+    out = out.to(case.q.device)
+    where = torch.from_numpy(tiles).to(case.q.device)
+    prefill_attention(case.q, case.cache, out, where, case.blocks, **settings)  # type: ignore[arg-type]
+    return out
+
+
+def decode(case: paged.Paged, **settings: object) -> Tensor:
+    heads, size = case.q.shape[1:]
+    device = case.q.device
+    out = torch.full((len(case.q), heads * size), float("nan"), dtype=case.q.dtype).to(device)
+    lens, start = (
+        torch.from_numpy(np.asarray(x, np.int32)).to(device) for x in (case.lens, case.block_start)
+    )
+    decode_attention(case.q, case.cache, out, lens, start, case.blocks, **settings)  # type: ignore[arg-type]
+    return out
+
+
+@pytest.mark.parametrize(("heads", "size", "block", "window", "cap", "dtype"), SHAPES)
+@pytest.mark.parametrize(
+    ("queries", "lens"),
+    [([1, 7, 33, 1, 5], [40, 7, 50, 1, 70]), ([5, 40, 2], [5, 67, 33])],
+)
+def test_prefill(
+    heads: tuple[int, int],
+    size: int,
+    block: int,
+    window: int | None,
+    cap: float | None,
+    dtype: torch.dtype,
+    queries: list[int],
+    lens: list[int],
+    device: str,
+) -> None:
+    case = paged.make(queries, lens, heads, size, block, dtype, device)
+    found = prefill(case, scale=size**-0.5, window=window, soft_cap=cap)
+    wanted = paged.dense(case, size**-0.5, window, cap)
+    assert paged.error(found, wanted) < paged.TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("heads", "size", "block", "window", "cap", "dtype"), SHAPES)
+@pytest.mark.parametrize("splits", [1, 4])
+def test_decode(
+    heads: tuple[int, int],
+    size: int,
+    block: int,
+    window: int | None,
+    cap: float | None,
+    dtype: torch.dtype,
+    splits: int,
+    device: str,
+) -> None:
+    case = paged.make([1, 1, 1], [40, 1, 141], heads, size, block, dtype, device)
+    found = decode(case, scale=size**-0.5, window=window, soft_cap=cap, splits=splits)
+    wanted = paged.dense(case, size**-0.5, window, cap)
+    assert paged.error(found, wanted) < paged.TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_padding_rows_are_zero(splits: int, device: str) -> None:
+    case = paged.make([1, 1], [20, 3], (4, 2), 64, 16, FP32, device)
+    case.lens[1] = 0
+    found = decode(case, scale=0.125, splits=splits)
+    assert not found[1].any()
+    assert torch.isfinite(found[0]).all()
+
+
+def test_strided_queries(device: str) -> None:
+    case = paged.make([3, 1], [9, 20], (4, 2), 64, 16, FP16, device)
+    wide = torch.full((4, 8, 64), float("nan"), dtype=FP16).to(device)
+    wide[:, :4] = case.q
+    case.q = wide[:, :4]
+    wanted = paged.dense(case, 0.125, None, None)
+    assert paged.error(prefill(case, scale=0.125), wanted) < paged.TOLERANCE[FP16]
