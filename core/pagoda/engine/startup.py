@@ -42,8 +42,11 @@ def open_engine(config: EngineConfig) -> tuple[EngineCore, EngineInfo]:
     """Load the model that ``config`` names on the device that it names, ready for requests."""
     settled = settle(config)
     choice, model = settled.choice, settled.model
-    runner: ModelRunner = choice.platform.hook.pagoda_create_runner(
-        config=settled.runner_config, model=model, devices=choice.devices
+    runner: ModelRunner = choice.platform.ask(
+        "pagoda_create_runner",
+        config=settled.runner_config,
+        model=model,
+        devices=choice.devices,
     )
     try:
         runner.load()
@@ -99,8 +102,9 @@ def settle(config: EngineConfig) -> Settled:
     choice = choose(config.device, config.tensor_parallel_size)
     level = logging.WARNING if choice.passed_over else logging.INFO
     log.log(level, "platform %s (%s)", choice.platform.info.name, choice.reason)
-    hook = choice.platform.hook
-    capabilities = hook.pagoda_capabilities(model=model, devices=choice.devices)
+    capabilities: Capabilities = choice.platform.ask(
+        "pagoda_capabilities", model=model, devices=choice.devices
+    )
     config = _with_platform_settings(config, choice, model)
     _check_offered(config, choice.platform.info.name, capabilities)
     max_model_len = _max_model_len(config, model)
@@ -128,7 +132,7 @@ def settle(config: EngineConfig) -> Settled:
 
 def _with_platform_settings(config: EngineConfig, choice: Choice, model: ModelInfo) -> EngineConfig:
     """The platform's own defaults, where the user gave nothing."""
-    offered = choice.platform.hook.pagoda_settings(model=model, devices=choice.devices)
+    offered = choice.platform.ask("pagoda_settings", model=model, devices=choice.devices)
     open_ones = {k: v for k, v in offered.items() if getattr(config, k) is None}
     for name, value in open_ones.items():
         log.info("%s=%r (default of platform %s)", name, value, choice.platform.info.name)
