@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -94,3 +96,25 @@ def test_sixteen_bits_stay_close(stories260k: Path, play: ModuleType, dtype: str
         found[name] = np.stack([s.logits[0] for s in sequences])
     scale = np.abs(found["float32"]).max()
     assert np.abs(found[dtype] - found["float32"]).max() < 0.05 * scale
+
+
+def test_nothing_heavy_is_imported_needlessly(stories260k: Path) -> None:
+    """The plugin imports no torch, a native model no transformers: start-up time."""
+    program = """
+import sys
+from pagoda_cpu import plugin
+from pagoda.models.info import read_model_info
+from pagoda.platform import RunnerConfig
+devices = plugin.pagoda_probe()
+plugin.pagoda_capabilities(None, devices)
+print("torch" in sys.modules)
+config = RunnerConfig(dtype="float32", max_model_len=64)
+runner = plugin.pagoda_create_runner(config, read_model_info(sys.argv[1]), devices)
+runner.load()
+runner.init_kv_cache(4)
+runner.warm_up()
+print("transformers" in sys.modules)
+"""
+    command = [sys.executable, "-c", program, str(stories260k / "hf")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "False"]

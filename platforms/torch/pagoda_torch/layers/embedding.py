@@ -28,12 +28,11 @@ class LMHead(Linear):
     def __init__(
         self, context: ModelContext, hidden_size: int, vocab_size: int, tied: Embedding | None
     ):
+        self.tied = tied is not None
         if tied is None:
             super().__init__(context, hidden_size, vocab_size)
-        else:
-            super().__init__(context, hidden_size, 0)
-            self.sizes, self.weight = [vocab_size], tied.weight
-        self.tied = tied is not None
+        else:  # never prepared: the embedding reads the same table
+            self.weight, self.bias, self._linear = tied.weight, None, context.ops.linear
 
     def weights(self, *names: str, transposed: bool = False) -> dict[str, Tensor]:
         return {} if self.tied else super().weights(*names, transposed=transposed)
