@@ -31,7 +31,8 @@ def explain(oracle: Oracle, lives: Sequence[Life], life: Life, opened: Opened) -
     errors = np.abs(got - expected).max(axis=1)
     worst = float(errors.max())
     close = max(2 * opened.tolerance, worst / 20)
-    if row := _other_row(oracle, lives, got[int(errors.argmax())], close):
+    at = int(errors.argmax())
+    if row := _other_row(oracle, lives, (life, places[at]), got[at], close):
         return f"Likely cause: these are the logits of {row}."
     for story, attend in mistakes(oracle, life.starts):
         found = log_softmax(oracle.logits(tokens, attend)[places])
@@ -51,13 +52,20 @@ def _precision(worst: float, opened: Opened) -> str:
                 f"Likely cause: rounding to {dtype} (or to a format of such precision) while"
                 " float32 is claimed. "
             )
+    times = worst / opened.tolerance
+    if times < 4:
+        return f"{times:.1f} times what is allowed looks like rounding, not like a mistake. "
     return ""
 
 
-def _other_row(oracle: Oracle, lives: Sequence[Life], got: Float32, close: float) -> str:
+def _other_row(
+    oracle: Oracle, lives: Sequence[Life], own: tuple[Life, int], got: Float32, close: float
+) -> str:
     for life in lives:
         if life.tokens and PENDING not in life.tokens:
             errors = np.abs(log_softmax(oracle.logits(life.tokens)) - got).max(axis=1)
+            if life is own[0]:
+                errors[own[1]] = np.inf
             if float(errors.min()) < close:
                 return f"slot {life.slot} after its token {int(errors.argmin())}"
     return ""

@@ -9,6 +9,8 @@ import pytest
 
 from pagoda.conformance.subject import Opened, Subject
 
+__all__ = ["SUBJECT", "Opened", "Subject", "id_of", "opened", "rng", "subject"]
+
 SUBJECT = pytest.StashKey[Subject]()
 
 

@@ -161,8 +161,9 @@ def verdict(data: Mapping[str, Any]) -> str:
         return f"pagoda: {name} conforms to {data['contract']} (features: {features}){but}{part}"
     if not data["suites"]:
         return f"pagoda: {name}: nothing was tested"
-    wrong = [*data["failed"], *data["troubles"]] or ["nothing passed"]
-    return f"pagoda: {name} does not conform to {data['contract']}: {len(wrong)} failed{part}"
+    wrong = [*data["failed"], *data["troubles"]]
+    what = f"{len(wrong)} failed" if wrong else "nothing passed"
+    return f"pagoda: {name} does not conform to {data['contract']}: {what}{part}"
 
 
 def _table(data: Mapping[str, Any]) -> list[str]:

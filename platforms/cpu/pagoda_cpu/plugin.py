@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pagoda.platform import (
     CONTRACT,
@@ -19,6 +20,9 @@ from pagoda.platform import (
     hookimpl,
 )
 from pagoda_cpu import hardware
+
+if TYPE_CHECKING:
+    from pagoda.conformance.profile import Profile
 
 
 @hookimpl
@@ -97,3 +101,10 @@ def pagoda_diagnose() -> Mapping[str, str]:
         "threads": str(hardware.num_threads(None)),
         "memory": f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
     }
+
+
+@hookimpl
+def pagoda_conformance_profile() -> Profile:
+    from pagoda_torch.conformance import torch_profile
+
+    return torch_profile()

@@ -50,6 +50,8 @@ def test_two_at_once(subject: Subject, rng: Rng) -> None:
                 feeder.run({0: one.prompts(rng, [length])[0]})
         for feeder in feeders:
             feeder.judge("Two runners were open at once, and took turns.")
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        pytest.fail(f"Two runners were open at once, and took turns: {error!r}")
     finally:
         for one in opened:
             one.runner.close()
