@@ -39,7 +39,7 @@ class Report:
 
     def add(self, report: pytest.TestReport) -> None:
         """Take one phase of one test."""
-        name = _short(report.nodeid)
+        name = _short(report)
         outcome: str = report.outcome
         if hasattr(report, "wasxfail") and report.skipped:
             outcome = "known"
@@ -213,10 +213,10 @@ def _grouped(skipped: Mapping[str, str]) -> dict[str, str]:
     return {", ".join(tests): reason for reason, tests in found.items()}
 
 
-def _short(nodeid: str) -> str:
-    """``test_file.py::test[x]`` wherever pytest was started."""
-    file, _, test = nodeid.partition("::")
-    return f"{file.replace(chr(92), '/').rsplit('/', 1)[-1]}::{test}"
+def _short(report: pytest.TestReport) -> str:
+    """``test_file.py::test[x]`` wherever pytest was started; node ids differ."""
+    _, _, test = report.nodeid.partition("::")
+    return f"{Path(report.location[0]).name}::{test}"
 
 
 def _last_words(report: pytest.TestReport) -> str:
