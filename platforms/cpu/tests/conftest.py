@@ -43,9 +43,7 @@ class Sequence:
 class Driver:
     """Runs sequences through a runner, every step checked by nobody but the caller."""
 
-    def __init__(
-        self, runner: Any, num_blocks: int, max_len: int, seed: int = 0, poison: bool = True
-    ):
+    def __init__(self, runner: Any, num_blocks: int, max_len: int, seed: int = 0):
         self.runner, self.max_len = runner, max_len
         self.block_size = runner.kv_cache_spec().groups[0].block_size
         runner.init_kv_cache(num_blocks)
