@@ -17,6 +17,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -62,16 +63,17 @@ def pagoda_runner(args: argparse.Namespace) -> Callable[[list[Request]], int]:
 
 def transformers_runner(args: argparse.Namespace) -> Callable[[list[Request]], int]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa"
-    ).eval()
+    )
+    model.eval()
 
     @torch.inference_mode()
     def run(requests: list[Request]) -> int:
         longest, most = max(len(ids) for ids, _ in requests), max(n for _, n in requests)
         batch = torch.tensor([[1] * (longest - len(ids)) + ids for ids, _ in requests])
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in requests])
-        config = GenerationConfig(
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=most,
             min_new_tokens=most,
             do_sample=False,
