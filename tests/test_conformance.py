@@ -56,6 +56,7 @@ def test_the_reference_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     files = {path.name for path in SUITE.glob("test_*.py")}
     assert set(found["suites"]) == files
     assert found["conforms"] and found["whole"] and found["level"] == "quick"
+    assert set(found["verified"].values()) == {"verified"}
     assert 0 < found["errors"]["float32"]["largest"] < found["errors"]["float32"]["allowed"]
     assert f"seed {found['seed']}" in output
     assert "test_parallel.py::test_two_devices" in found["skipped"]

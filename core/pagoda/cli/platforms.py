@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pagoda.cli.arguments import Parser
 from pagoda.cli.logs import set_up_logs
+from pagoda.cli.matrix import support_matrix
 from pagoda.platform.errors import PagodaError
 from pagoda.registry import Finding, survey
 
@@ -18,8 +20,17 @@ def run(words: Sequence[str]) -> int:
         "pagoda platforms", "List the installed platforms, the one that --device auto takes first."
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="print the support matrix: what the conformance kit verified of each platform that is"
+        " installed or in the checkout that this is run in",
+    )
     args = parser.parse_args(words)
     set_up_logs(args.debug)
+    if args.markdown:
+        print(support_matrix(Path()), end="")
+        return 0
     rows = [describe(finding) for finding in survey()]
     print(json.dumps(rows, indent=2) if args.json else table(rows))
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pagoda.conformance.subject import Subject
-from pagoda.platform.types import CONTRACT
+from pagoda.platform.types import CONTRACT, Feature
 from pagoda.registry import DISTRIBUTION
 
 Row = dict[str, Any]
@@ -33,6 +33,7 @@ class Report:
         self.subject = subject
         self.whole = whole  # nothing was left out by -k, -m or paths
         self.num_left_out = 0  # by the quick level
+        self.features: dict[str, set[Feature]] = {}  # that each test is about
         self.began = datetime.datetime.now(datetime.timezone.utc)
         self.outcomes: dict[str, str] = {}  # test id to passed | failed | skipped | known
         self.reasons: dict[str, str] = {}  # of what did not pass
@@ -58,6 +59,17 @@ class Report:
     @property
     def failed(self) -> list[str]:
         return [name for name, outcome in self.outcomes.items() if outcome == "failed"]
+
+    def verified(self) -> dict[str, str]:
+        """Each claimed feature, and what came of the tests about it."""
+        found: dict[str, str] = {}
+        for feature in sorted(self.subject.capabilities.features, key=lambda f: f.value):
+            tests = [name for name, about in self.features.items() if feature in about]
+            outcomes = [self.outcomes.get(name, "not run") for name in tests]
+            num_passed = outcomes.count("passed")
+            bad = [one for one in ("failed", "known") if one in outcomes]
+            found[feature.value] = bad[0] if bad else "verified" if num_passed else "not verified"
+        return found
 
     @property
     def conforms(self) -> bool:
@@ -102,6 +114,7 @@ class Report:
                     "steps_in_flight": limits.steps_in_flight,
                 },
             },
+            "verified": self.verified(),
             "models": subject.families,
             "errors": {
                 variant.name: {
@@ -155,7 +168,8 @@ def verdict(data: Mapping[str, Any]) -> str:
     """One line: does it conform?"""
     name, part = data["platform"], "" if data["whole"] else ", as far as this partial run goes"
     if data["conforms"]:
-        features = ", ".join(data["declared"]["features"]) or "none"
+        named = [k if v == "verified" else f"{k} {v}" for k, v in data["verified"].items()]
+        features = ", ".join(named) or "none"
         known = len(data["known_failures"])
         but = f", {known} known failures" if known else ""
         return f"pagoda: {name} conforms to {data['contract']} (features: {features}){but}{part}"
@@ -168,6 +182,7 @@ def verdict(data: Mapping[str, Any]) -> str:
 
 def _table(data: Mapping[str, Any]) -> list[str]:
     declared = data["declared"]
+    verified = data["verified"].items()
     versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
     lines = [
         f"platform   {data['platform']}: {data['summary']} ({data['distribution']})",
@@ -177,7 +192,7 @@ def _table(data: Mapping[str, Any]) -> list[str]:
         *([f"versions   {versions}"] if versions else []),
         f"declared   dtypes {', '.join(declared['dtypes'])}; kv {', '.join(declared['kv_dtypes'])};"
         f" quantizations {', '.join(declared['quantizations']) or 'none'}",
-        f"           features {', '.join(declared['features']) or 'none'}",
+        "           features " + (", ".join(f"{k}: {v}" for k, v in verified) or "none"),
         "           limits " + ", ".join(f"{k} {v}" for k, v in declared["limits"].items()),
         f"models     {', '.join(data['models'])}",
         "",
@@ -210,7 +225,7 @@ def _grouped(skipped: Mapping[str, str]) -> dict[str, str]:
         test = name.split("[")[0]
         if test not in tests:
             tests.append(test)
-    return {", ".join(tests): reason for reason, tests in found.items()}
+    return {reason: ", ".join(tests) for reason, tests in found.items()}
 
 
 def _short(report: pytest.TestReport) -> str:

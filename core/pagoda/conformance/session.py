@@ -15,6 +15,7 @@ from pagoda.conformance.profile import Profile
 from pagoda.conformance.report import Report, missing_suffix
 from pagoda.conformance.subject import Subject
 from pagoda.platform.errors import PagodaError, Unavailable
+from pagoda.platform.types import Feature
 
 
 def start(config: pytest.Config, suite: Path) -> None:
@@ -94,6 +95,7 @@ class Session:
             config.hook.pytest_deselected(items=left_out)
             self.report.num_left_out = len(left_out)
             items[:] = [item for item in items if item not in left_out]
+        self.report.features = {id_of(item): _features(item) for item in items}
         used = set()
         for item in items:
             for known, reason in self.subject.profile.known_failures.items():
@@ -125,3 +127,11 @@ class Session:
         terminalreporter.write_line(self.report.text())
         for path in terminalreporter.config.getoption("--pagoda-report"):
             terminalreporter.write_line(f"written: {path}")
+
+
+def _features(item: pytest.Item) -> set[Feature]:
+    """What a test is about: its ``needs``, or the parameter that names a feature."""
+    named = {what for marker in item.iter_markers("needs") for what in marker.args}
+    if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        named |= {value for value in item.callspec.params.values() if isinstance(value, Feature)}
+    return {what for what in named if isinstance(what, Feature)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pagoda.platform import (
     CONTRACT,
@@ -17,6 +18,9 @@ from pagoda.platform import (
     StepLimits,
     hookimpl,
 )
+
+if TYPE_CHECKING:
+    from pagoda.conformance.profile import Profile
 
 
 @hookimpl
@@ -57,6 +61,14 @@ def pagoda_diagnose() -> Mapping[str, str]:
     import numpy
 
     return {"numpy": numpy.__version__}
+
+
+@hookimpl
+def pagoda_conformance_profile() -> Profile:
+    from pagoda.conformance.profile import Profile
+    from pagoda.reference.runner import poison_cache
+
+    return Profile(poison_cache=poison_cache)
 
 
 def _memory_bytes() -> int:

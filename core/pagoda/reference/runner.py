@@ -6,7 +6,15 @@ import numpy as np
 
 from pagoda.platform.batch import PENDING, Float32, Int32, ScheduledBatch
 from pagoda.platform.errors import OutOfMemory, PagodaError, UnsupportedFeature
-from pagoda.platform.runner import Done, KVCacheSpec, KVGroup, Logprobs, StepHandle, StepResult
+from pagoda.platform.runner import (
+    Done,
+    KVCacheSpec,
+    KVGroup,
+    Logprobs,
+    ModelRunner,
+    StepHandle,
+    StepResult,
+)
 from pagoda.platform.types import ModelInfo, RunnerConfig
 from pagoda.reference.attention import PagedCache
 from pagoda.reference.checks import check_batch
@@ -114,3 +122,10 @@ class ReferenceRunner:
             return None
         logits = llama.logits(hidden[batch.score.token_rows])
         return logprobs_of(logits, batch.score.targets, batch.score.num_logprobs)
+
+
+def poison_cache(runner: ModelRunner) -> None:
+    """Fill the cache with NaN; the conformance kit shows with it that nothing unwritten is read."""
+    if not isinstance(runner, ReferenceRunner) or runner._cache is None:
+        raise PagodaError(f"{runner!r} is no reference runner with a cache")
+    runner._cache.keys[:] = runner._cache.values[:] = np.nan
