@@ -36,6 +36,9 @@ class CpuDevice:
         total, free = hardware.memory()
         return free, total
 
+    def peak_bytes(self, work: Callable[[], None]) -> None:
+        return None
+
     def upload(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
 

@@ -5,7 +5,7 @@ Implementations: ``gather_attention.py`` here for any device, better ones with t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -24,10 +24,21 @@ class AttentionSpec:
     soft_cap: float | None = None  # scores become cap * tanh(score / cap)
 
 
+@dataclass(frozen=True)
+class DecodeRows:
+    """N rows of one token each in buffers that a recorded step finds refilled at every replay."""
+
+    lens: Tensor  # [N] int32 tokens cached, the row's own included; 0: the row is padding
+    cache_slots: Tensor  # [N] int64; -1: nothing is to be stored
+    block_start: Tensor  # [N] int32 where in ``blocks`` the row's block ids begin
+    blocks: Tensor  # int32
+
+
 class AttentionBackend(Protocol):
     """Paged attention on one kind of device.  Owns the cache's layout and the per-step plan."""
 
     name: str
+    can_record: bool  # decode steps can be recorded: ``plan_recorded`` makes their plan
 
     def refuses(self, layer: AttentionSpec) -> str | None:
         """Why this backend cannot serve such a layer; None: it can."""
@@ -43,9 +54,13 @@ class AttentionBackend(Protocol):
         """Copy whole blocks of one layer's cache; block ids are [C] int64 on the device."""
         ...
 
-    def plan(self, step: TorchStep, into: Any = None) -> Any:
-        """What all layers of a step share, made once.  ``into``: a plan of a recorded graph, whose
-        buffers are to be refilled."""
+    def plan(self, step: TorchStep) -> Any:
+        """What all layers of a step share, made once."""
+        ...
+
+    def plan_recorded(self, rows: DecodeRows) -> Any:
+        """The plan of a decode step that is recorded once and replayed: nothing that is launched
+        may depend on the rows' values.  Asked only where ``can_record``."""
         ...
 
     def forward(
@@ -56,4 +71,30 @@ class AttentionBackend(Protocol):
         q: [T, heads, head size]; k, v: [T, kv heads, head size], any strides with the last
         dimension dense.  Returns [T, heads * head size].  Cache positions that no token has
         written yet hold anything, NaN included, and must not be seen."""
+        ...
+
+
+Angles = tuple[Tensor, Tensor]
+"""cos and sin [T, 1, rotated part of a head], as ``ops.rotary`` takes them."""
+
+
+@runtime_checkable
+class TurningAttention(AttentionBackend, Protocol):
+    """A backend that norms and rotates queries and keys on their way to the cache."""
+
+    def forward_turning(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Tensor,
+        plan: Any,
+        layer: AttentionSpec,
+        angles: Angles,
+        norms: tuple[Tensor, Tensor, float] | None,
+    ) -> Tensor:
+        """``forward`` of q and k that are not rotated yet, nor normed by head; whole heads turn.
+
+        norms: the weights [head size] of q's and k's RMS norm, and epsilon.  q may be
+        overwritten."""
         ...

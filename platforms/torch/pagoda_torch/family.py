@@ -31,6 +31,11 @@ class TorchDevice(Protocol):
         """Bytes this process may still take, and all there are."""
         ...
 
+    def peak_bytes(self, work: Callable[[], None]) -> int | None:
+        """Run ``work`` and say how much memory it took at its peak, beyond what was held before;
+        None: this device cannot tell, and nothing was run."""
+        ...
+
     def upload(self, array: npt.NDArray[Any]) -> Tensor:
         """The array on the device, without waiting for it; where host memory is the device's it
         may be a view, so the array is not written to afterwards."""
@@ -46,6 +51,18 @@ class TorchDevice(Protocol):
         ...
 
 
+class GraphCapture(Protocol):
+    """Records device work, to be run again for the price of one launch."""
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Run ``work`` once, for what compiles at first use, then record it.
+
+        Returns what replays it, and the tensor it returned, overwritten by each replay; other
+        memory that it made is shared with the other recordings.  ``work`` may be called several
+        times and must not wait for the device."""
+        ...
+
+
 @dataclass(frozen=True)
 class TorchFamily:
     """A platform as the torch runner sees it."""
@@ -54,4 +71,5 @@ class TorchFamily:
     attention: Sequence[AttentionBackend]  # the first that does not refuse a layer serves it
     ops: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # by names in ``ops.Ops``
     default_block_size: int = 16
+    graphs: GraphCapture | None = None  # decode steps are recorded where there is one
     most_cache_bytes: int | None = None  # unless the user says how much

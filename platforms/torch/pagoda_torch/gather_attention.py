@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pagoda_torch.attention import AttentionSpec
+from pagoda_torch.attention import AttentionSpec, DecodeRows
 from pagoda_torch.step import TorchStep
 
 LONG_QUERY = 64
@@ -126,6 +126,7 @@ class GatherAttention:
     """The backend; caches are [2, blocks, block size, kv heads, head size], keys first."""
 
     name = "gather"
+    can_record = False
 
     def refuses(self, layer: AttentionSpec) -> str | None:
         return None
@@ -138,8 +139,11 @@ class GatherAttention:
     def copy_blocks(self, cache: Tensor, source: Tensor, destination: Tensor) -> None:
         cache.index_copy_(1, destination, cache.index_select(1, source))
 
-    def plan(self, step: TorchStep, into: Any = None) -> GatherPlan:
+    def plan(self, step: TorchStep) -> GatherPlan:
         return GatherPlan(step, {})
+
+    def plan_recorded(self, rows: DecodeRows) -> Any:
+        raise NotImplementedError("groups follow the rows' lengths")
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: GatherPlan, layer: AttentionSpec

@@ -29,6 +29,9 @@ KeyOf = Callable[[str], str | None]
 Found = Iterator[tuple[str, str, Tensor]]
 """Name in the checkpoint, name in the model, tensor."""
 
+NUM_RANDOM = (1 << 22) - 3
+"""Normal numbers that dummy weights are made of."""
+
 
 def load_weights(
     model: CausalLM, path: str, load_format: str, seed: int, show_progress: bool
@@ -129,11 +132,19 @@ def _read_pickle(file: Path) -> Mapping[str, object]:
 
 def fill_random(targets: Mapping[str, Tensor], seed: int) -> None:
     """Weights for benchmarks: matrices normal with deviation 0.02, norms 1, biases 0; the same
-    for a seed on every device."""
+    for a seed on every device.
+
+    Matrices are cut one after the other from one table of normal numbers, again and again; its
+    length is a prime, so no two rows are alike."""
     generator = torch.Generator().manual_seed(seed)
+    table = torch.empty(NUM_RANDOM).normal_(std=0.02, generator=generator)
+    start = 0
     for name, target in targets.items():
         if target.dim() > 1:
-            values = torch.empty(target.shape, dtype=torch.float32)
-            target.copy_(values.normal_(std=0.02, generator=generator))
+            table = table.to(target.device, target.dtype)
+            count = target.numel()
+            rows = torch.cat([table[start:], *[table] * (count // NUM_RANDOM + 1)])[:count]
+            target.copy_(rows.view(target.shape))
+            start = (start + count) % NUM_RANDOM
         else:
             target.fill_(0.0 if name.endswith("bias") else 1.0)

@@ -31,6 +31,7 @@ from pagoda.platform import (
     UnsupportedFeature,
 )
 from pagoda_torch.attention import AttentionBackend, AttentionSpec
+from pagoda_torch.decode_graphs import DecodeGraphs
 from pagoda_torch.family import Download, TorchFamily
 from pagoda_torch.layers.attention import Attention
 from pagoda_torch.layers.context import ModelContext
@@ -46,6 +47,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 SCORE_ELEMENTS = 1 << 24
 """Prompt logits held at a time, rows times vocabulary."""
+
+GRAPH_BYTES = 512 << 20
+"""Set aside for recorded steps beside their logits."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class TorchRunner:
         )
         self._backends: list[AttentionBackend] = []
         self._model: CausalLM | None = None
+        self._graphs: DecodeGraphs | None = None
         self._num_blocks = 0
         self._has_sampled = np.zeros(config.max_requests, np.bool_)  # by slot
 
@@ -97,7 +102,13 @@ class TorchRunner:
         config = self.config
         free, _ = self.device.memory()
         with torch.inference_mode():
-            model = model_class(self.info)(self.context)
+            try:
+                model = model_class(self.info)(self.context)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory(
+                    f"the weights in {config.dtype} take more than the {_gib(free)} that are free",
+                    "a smaller model or dtype",
+                ) from error
             needed = sum(x.numel() * x.element_size() for x in model.weights().values())
             if needed > free:
                 raise OutOfMemory(
@@ -109,8 +120,8 @@ class TorchRunner:
             )
             for linear in self.context.linears:
                 linear.prepare()
-            self._last_tokens = torch.zeros(
-                config.max_requests, dtype=torch.int64, device=self.device.device
+            self._last_tokens = torch.zeros(  # one to spare, for rows that are padding
+                config.max_requests + 1, dtype=torch.int64, device=self.device.device
             )
         for layer in self.context.attention_layers:
             layer.backend = self._choose(layer.spec)
@@ -143,12 +154,13 @@ class TorchRunner:
         config, spec = self.config, self.kv_cache_spec().groups[0]
         if config.kv_cache_bytes is not None:
             return config.kv_cache_bytes
+        step = self._step_bytes()
         free, total = self.device.memory()
-        room = int(total * config.memory_fraction) - (total - free) - self._step_bytes()
+        room = int(total * config.memory_fraction) - (total - free) - step
         if room < spec.block_bytes:
             raise OutOfMemory(
-                f"no room for the KV cache: {_gib(free)} are free, the largest step takes"
-                f" {_gib(self._step_bytes())}",
+                f"no room for the KV cache: {_gib(free)} of {_gib(total)} are free, the largest"
+                f" step takes {_gib(step)}",
                 "fewer max_num_batched_tokens or a higher gpu_memory_utilization",
             )
         blocks = -(-config.max_model_len // self.block_size) * config.max_requests
@@ -159,11 +171,32 @@ class TorchRunner:
         return min(limits)
 
     def _step_bytes(self) -> int:
-        """A bound on the largest step's work space: activations, logits and what sampling makes."""
+        """The largest step's work space, measured where the device can, else a bound: activations,
+        logits and what sampling makes; and what recorded steps keep."""
         info, config, size = self.info, self.config, self.context.dtype.itemsize
-        activations = 24 * config.max_tokens * info.num_heads * info.head_dim * size
         rows = min(config.max_requests, config.max_tokens)
-        return activations + rows * info.vocab_size * (size + 8) + SCORE_ELEMENTS * 16
+        logits = rows * info.vocab_size * (size + 8) + SCORE_ELEMENTS * 16
+        kept = 0 if self.family.graphs is None else GRAPH_BYTES + logits
+        found = self.device.peak_bytes(self._run_largest)
+        if found is None:
+            found = 24 * config.max_tokens * info.num_heads * info.head_dim * size + logits
+        return found + kept
+
+    def _run_largest(self) -> None:
+        """The most tokens for the most requests, all drawn at random, over a cache that holds one
+        of them and is dropped again."""
+        config = self.config
+        rows = min(config.max_requests, config.max_tokens)
+        query = min(config.max_tokens // rows, config.max_model_len)
+        num_blocks = -(-query // self.block_size)
+        self.init_kv_cache(num_blocks)
+        self.submit(trial_batch(0, query, rows, num_blocks, temperature=1.0)).result()
+        self._drop_cache()
+
+    def _drop_cache(self) -> None:
+        for layer in self._layers:
+            layer.cache = torch.empty(0)
+        self._graphs, self._num_blocks = None, 0
 
     def init_kv_cache(self, num_blocks: int) -> None:
         dtype, device = self.context.dtype, self.context.device
@@ -178,6 +211,16 @@ class TorchRunner:
                     "fewer --num-blocks or a smaller --max-model-len",
                 ) from error
         self._num_blocks = num_blocks
+        capture, model = self.family.graphs, self._model
+        if capture is None or model is None or not model.can_record:
+            return
+        if not all(backend.can_record for backend in self._backends):
+            return
+        with torch.inference_mode():
+            self._graphs = DecodeGraphs(
+                *(capture, model, self.context, self.device),
+                *(self._backends, self._last_tokens, self.block_size),
+            )
 
     def warm_up(self) -> None:
         """Run a prompt and a decode once: first calls are slow, and no request shall pay for it."""
@@ -210,7 +253,11 @@ class TorchRunner:
 
     @torch.inference_mode()
     def _run(self, model: CausalLM, batch: ScheduledBatch) -> Mapping[str, Tensor]:
-        upload = self.device.upload
+        upload, graphs = self.device.upload, self._graphs
+        if graphs is not None and graphs.takes(batch):
+            greedy = batch.sampling.plain_greedy and not batch.want_logits
+            output = graphs.run(batch, greedy)
+            return {"token_ids": output} if greedy else self._sample(model, output, batch, {})
         if batch.block_copies is not None:
             source, destination = upload(batch.block_copies.T.astype(np.int64))
             for layer in self._layers:
@@ -225,11 +272,17 @@ class TorchRunner:
             found |= _named("score", self._score(model, hidden, batch.score))
         if len(batch.sample_rows) < len(batch.token_ids):
             hidden = hidden[upload(batch.logit_index.astype(np.int64))]
+        return self._sample(model, hidden, batch, found)
+
+    def _sample(
+        self, model: CausalLM, hidden: Tensor, batch: ScheduledBatch, found: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Tokens for hidden states [S, H], kept for the next step, beside what was ``found``."""
         logits = model.logits(hidden)
         if batch.want_logits:
             found["logits"] = logits.float()
         tokens, logprobs = sample(logits, batch.sampling, self.device)
-        slots = upload(batch.slots[batch.sample_rows].astype(np.int64))
+        slots = self.device.upload(batch.slots[batch.sample_rows].astype(np.int64))
         self._last_tokens.index_copy_(0, slots, tokens)
         found["token_ids"] = tokens
         return found if logprobs is None else found | _named("sampled", logprobs)
@@ -251,7 +304,7 @@ class TorchRunner:
         )
 
     def close(self) -> None:
-        self._model = None
+        self._model = self._graphs = None
         for layer in self._layers:
             layer.__dict__.pop("cache", None)
         self.context.attention_layers.clear()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from pagoda_torch.attention import AttentionBackend, AttentionSpec
+from pagoda_torch.attention import Angles, AttentionBackend, AttentionSpec, TurningAttention
 from pagoda_torch.layers.context import ModelContext
+from pagoda_torch.layers.norm import RMSNorm
+from pagoda_torch.layers.rotary import Rotary
 from pagoda_torch.step import TorchStep
 
 
@@ -23,3 +27,22 @@ class Attention:
         """q [T, heads, head size], k and v [T, kv heads, head size] -> [T, heads * head size]."""
         backend = self.backend
         return backend.forward(q, k, v, self.cache, step.plans[backend.name], self.spec)
+
+    def stacked(
+        self, qkv: Tensor, norms: Sequence[RMSNorm], rotary: Rotary, angles: Angles, step: TorchStep
+    ) -> Tensor:
+        """The same of one product [T, heads + 2 kv heads, head size], which is overwritten: q and k
+        are normed by head, where ``norms`` has one for each, and rotated first."""
+        spec, backend = self.spec, self.backend
+        turned = spec.num_heads + spec.num_kv_heads
+        qk, v = qkv[:, :turned], qkv[:, turned:]
+        q, k = qk[:, : spec.num_heads], qk[:, spec.num_heads :]
+        if isinstance(backend, TurningAttention) and angles[0].shape[-1] == spec.head_size:
+            plan = step.plans[backend.name]
+            weights = (norms[0].weight, norms[1].weight, norms[0].epsilon) if norms else None
+            return backend.forward_turning(q, k, v, self.cache, plan, spec, angles, weights)
+        if norms:
+            q.copy_(norms[0](q))
+            k.copy_(norms[1](k))
+        rotary(qk, angles)
+        return self(q, k, v, step)

@@ -59,6 +59,8 @@ class Block:
 class GPT2Model:
     """The whole network; implements ``CausalLM``."""
 
+    can_record = True
+
     def __init__(self, context: ModelContext):
         info = context.info
         if info.config.get("add_cross_attention", False):

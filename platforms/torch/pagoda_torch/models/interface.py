@@ -15,6 +15,10 @@ class CausalLM(Protocol):
     """A decoder-only language model.  The constructor allocates weights and declares layers;
     nothing is read from disk before the loader fills what ``weights`` returns."""
 
+    can_record: bool
+    """``forward`` and ``logits`` launch the same work whatever the values of their arguments, and
+    read no value back: a decode step can be recorded and replayed."""
+
     def __init__(self, context: ModelContext): ...
 
     def forward(self, token_ids: Tensor, positions: Tensor, step: TorchStep) -> Tensor:

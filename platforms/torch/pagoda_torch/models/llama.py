@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pagoda.platform import BadCheckpoint, ModelInfo
-from pagoda_torch.attention import AttentionSpec
+from pagoda_torch.attention import Angles, AttentionSpec
 from pagoda_torch.layers.attention import Attention
 from pagoda_torch.layers.context import ModelContext
 from pagoda_torch.layers.embedding import Embedding, LMHead
@@ -18,8 +18,6 @@ from pagoda_torch.layers.norm import RMSNorm
 from pagoda_torch.layers.rotary import Rotary
 from pagoda_torch.ops import Ops
 from pagoda_torch.step import TorchStep
-
-Angles = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -118,15 +116,8 @@ class SelfAttention:
         self.attention = Attention(context, spec)
 
     def __call__(self, x: Tensor, rotary: Rotary, angles: Angles, step: TorchStep) -> Tensor:
-        turned, heads = self.heads + self.kv_heads, self.heads + 2 * self.kv_heads
-        qkv = self.qkv(x).view(-1, heads, self.size)
-        qk, v = qkv[:, :turned], qkv[:, turned:]
-        q, k = qk[:, : self.heads], qk[:, self.heads :]
-        if self.norms:
-            q.copy_(self.norms[0](q))
-            k.copy_(self.norms[1](k))
-        rotary(qk, angles)
-        return self.output(self.attention(q, k, v, step))
+        qkv = self.qkv(x).view(-1, self.heads + 2 * self.kv_heads, self.size)
+        return self.output(self.attention.stacked(qkv, self.norms, rotary, angles, step))
 
     def weights(self, prefix: str) -> dict[str, Tensor]:
         names = [f"{prefix}.{part}_proj" for part in "qkv"]
@@ -173,6 +164,8 @@ class DecoderLayer:
 
 class LlamaModel:
     """The whole network; implements ``CausalLM``."""
+
+    can_record = True
 
     def __init__(self, context: ModelContext):
         info = context.info

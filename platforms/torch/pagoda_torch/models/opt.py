@@ -112,6 +112,8 @@ class DecoderLayer:
 class OPTModel:
     """The whole network; implements ``CausalLM``."""
 
+    can_record = True
+
     def __init__(self, context: ModelContext):
         info = context.info
         shape = self.shape = read_shape(info)

@@ -49,6 +49,8 @@ AttentionMaskInterface.register(PROBE, sampled_mask)
 class TransformersModel:
     """Implements ``CausalLM`` around a transformers model."""
 
+    can_record = False
+
     def __init__(self, context: ModelContext):
         if context.info.architecture.endswith("ForConditionalGeneration"):
             raise refusal(context.info.architecture, "it takes more than text")

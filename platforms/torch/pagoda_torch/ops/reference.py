@@ -5,6 +5,7 @@ what the checkpoints were trained with."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -76,3 +77,36 @@ def gelu(x: Tensor) -> Tensor:
 def gelu_tanh(x: Tensor) -> Tensor:
     """gelu in its tanh form (``gelu_new``, ``gelu_pytorch_tanh``)."""
     return F.gelu(x, approximate="tanh")
+
+
+def decode_inputs(
+    sent: Tensor,
+    slots: Tensor,
+    context: Tensor,
+    block_start: Tensor,
+    blocks: Tensor,
+    last_tokens: Tensor,
+    block_size: int,
+    token_ids: Tensor,
+    positions: Tensor,
+    lens: Tensor,
+    cache_slots: Tensor,
+) -> None:
+    """Fill the last four, [N], for rows of one token each; all but lens and the int32 inputs int64.
+
+    sent: the token, or below 0 for ``last_tokens[slot]``; context: tokens cached, below 0 for rows
+    that are padding, which get length 0 and cache slot -1; block_start: where in ``blocks`` a
+    row's block ids begin."""
+    real = context >= 0
+    token_ids.copy_(torch.where(sent < 0, last_tokens[slots.long()], sent))
+    positions.copy_(context.clamp(min=0))
+    lens.copy_(context + 1)
+    block = blocks[torch.where(real, block_start + positions // block_size, 0)].long()
+    cache_slots.copy_(torch.where(real, block * block_size + positions % block_size, -1))
+
+
+def take_greedy(logits: Tensor, slots: Tensor, last_tokens: Tensor, tokens: Tensor) -> None:
+    """The lowest id among each row's largest logits [N, V], into ``tokens`` [N] int64 and into
+    ``last_tokens`` at ``slots`` [N] int32."""
+    tokens.copy_(logits.max(-1).indices)
+    last_tokens.index_copy_(0, slots.long(), tokens)

@@ -30,6 +30,8 @@ class Ops:
     relu_and_mul: Callable[[Tensor], Tensor] = reference.relu_and_mul
     gelu: Callable[[Tensor], Tensor] = reference.gelu
     gelu_tanh: Callable[[Tensor], Tensor] = reference.gelu_tanh
+    decode_inputs: Callable[..., None] = reference.decode_inputs
+    take_greedy: Callable[[Tensor, Tensor, Tensor, Tensor], None] = reference.take_greedy
 
 
 def make_ops(overrides: Mapping[str, Callable[..., Any]]) -> Ops:
