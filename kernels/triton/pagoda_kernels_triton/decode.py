@@ -163,9 +163,7 @@ def decode_attention(
     padded = max(16, triton.next_power_of_2(head_size))
     parts, levels = out, out
     if splits > 1:
-        parts = torch.empty(
-            (num_rows, heads, splits, padded), dtype=torch.float32, device=q.device
-        )
+        parts = torch.empty((num_rows, heads, splits, padded), dtype=torch.float32, device=q.device)
         levels = torch.empty((num_rows, heads, splits, 2), dtype=torch.float32, device=q.device)
     _decode[(kv_heads, splits, num_rows)](
         q,

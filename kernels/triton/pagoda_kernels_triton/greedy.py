@@ -12,7 +12,9 @@ EACH = 4096
 
 
 @triton.jit
-def _best_of_part(logits_ptr, values_ptr, ids_ptr, stride, size, PARTS: tl.constexpr, EACH: tl.constexpr):
+def _best_of_part(
+    logits_ptr, values_ptr, ids_ptr, stride, size, PARTS: tl.constexpr, EACH: tl.constexpr
+):
     part = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     id = part * EACH + tl.arange(0, EACH)

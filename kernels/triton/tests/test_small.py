@@ -94,7 +94,9 @@ def test_decode_inputs(device: str) -> None:
         return torch.tensor(values, dtype=torch.int32, device=device)
 
     last = torch.tensor([100, 101, 102, 103], device=device)
-    token_ids, positions, cache_slots = (torch.zeros(4, dtype=torch.int64, device=device) for _ in "abc")
+    token_ids, positions, cache_slots = (
+        torch.zeros(4, dtype=torch.int64, device=device) for _ in "abc"
+    )
     lens = ints(9, 9, 9, 9)
     decode_inputs(
         *(ints(7, -1, -1, 5), ints(0, 2, 3, 1), ints(4, 0, -1, 9), ints(0, 2, 0, 3)),

@@ -1,0 +1,125 @@
+"""Paged attention by the Triton kernels: rows of one token by the split kernel, the others, prompts
+mostly, by the ragged one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pagoda_kernels_triton.decode import decode_attention
+from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
+from pagoda_kernels_triton.store import rotate_and_store
+from pagoda_torch.attention import Angles, AttentionSpec, DecodeRows
+from pagoda_torch.family import TorchDevice
+from pagoda_torch.step import TorchStep
+
+
+@dataclass
+class Prompts:
+    """The rows behind the step's leading decodes, and their tiles once a layer asked."""
+
+    query_start: np.ndarray  # [P+1] from the first decode's token on
+    contexts: np.ndarray  # [P]
+    block_start: np.ndarray  # [P]
+    device: TorchDevice
+    tiles: dict[int, Tensor] = field(default_factory=dict)  # by query tokens a tile
+
+    def tiled(self, tokens: int) -> Tensor:
+        if tokens not in self.tiles:
+            found = prefill_tiles(self.query_start, self.contexts, self.block_start, tokens)
+            self.tiles[tokens] = self.device.upload(found)
+        return self.tiles[tokens]
+
+
+@dataclass(frozen=True)
+class TritonPlan:
+    """Decodes are the first ``num_decodes`` tokens, a row each."""
+
+    rows: DecodeRows  # cache_slots has all tokens of the step
+    num_decodes: int
+    prompts: Prompts | None
+
+
+class TritonAttention:
+    """The backend; caches are [blocks, 2, kv heads, block size, head size], keys first."""
+
+    name = "triton"
+    can_record = True
+
+    def refuses(self, layer: AttentionSpec) -> str | None:
+        size = layer.head_size
+        if size > 256 or size % 2:
+            return f"head size {size} is not an even number up to 256"
+        return None
+
+    def cache_shape(
+        self, num_blocks: int, block_size: int, layer: AttentionSpec
+    ) -> tuple[int, ...]:
+        return (num_blocks, 2, layer.num_kv_heads, block_size, layer.head_size)
+
+    def copy_blocks(self, cache: Tensor, source: Tensor, destination: Tensor) -> None:
+        cache.index_copy_(0, destination, cache.index_select(0, source))
+
+    def plan(self, step: TorchStep) -> TritonPlan:
+        batch, upload = step.batch, step.device.upload
+        ids = batch.block_tables[0].ids
+        starts = np.arange(len(ids), dtype=np.int32) * ids.shape[1]
+        blocks = upload(ids.reshape(-1))
+        longer = np.flatnonzero(batch.query_lens != 1)
+        num_decodes = int(longer[0]) if len(longer) else len(ids)
+        lens = starts_here = blocks
+        if num_decodes:
+            lens = upload(batch.seq_lens[:num_decodes])
+            starts_here = upload(starts[:num_decodes])
+        prompts = None
+        if num_decodes < len(ids):
+            prompts = Prompts(
+                batch.query_start[num_decodes:],
+                batch.context_lens[num_decodes:],
+                starts[num_decodes:],
+                step.device,
+            )
+        rows = DecodeRows(lens, step.cache_slots, starts_here, blocks)
+        return TritonPlan(rows, num_decodes, prompts)
+
+    def plan_recorded(self, rows: DecodeRows) -> TritonPlan:
+        return TritonPlan(rows, len(rows.lens), None)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: TritonPlan, layer: AttentionSpec
+    ) -> Tensor:
+        return self.forward_turning(q, k, v, cache, plan, layer, None, None)
+
+    def forward_turning(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Tensor,
+        plan: TritonPlan,
+        layer: AttentionSpec,
+        angles: Angles | None,
+        norms: tuple[Tensor, Tensor, float] | None,
+    ) -> Tensor:
+        width = layer.num_heads * layer.head_size
+        turned = torch.empty((len(q), width), dtype=q.dtype, device=q.device)
+        rotate_and_store(q, k, v, turned, cache, plan.rows.cache_slots, angles, norms)
+        q = turned.view(len(q), layer.num_heads, layer.head_size)
+        out = torch.empty_like(turned)
+        rows, count = plan.rows, plan.num_decodes
+        settings = (layer.scale, layer.window, layer.soft_cap)
+        if count:
+            decode_attention(
+                *(q[:count], cache, out[:count]),
+                *(rows.lens, rows.block_start, rows.blocks, *settings),
+            )
+        if plan.prompts is not None:
+            group = layer.num_heads // layer.num_kv_heads
+            tokens = tokens_of_tile(q.device, group, layer.head_size, q.element_size())
+            prefill_attention(
+                q, cache, out, plan.prompts.tiled(tokens), rows.blocks, *settings
+            )
+        return out

@@ -1,0 +1,74 @@
+"""A GPU as a torch device: pinned copies both ways, and results that are awaited by an event."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """A step's arrays on their way to pinned host memory."""
+
+    arrays: dict[str, Tensor]
+    copied: torch.cuda.Event
+
+    def wait(self) -> dict[str, npt.NDArray[Any]]:
+        self.copied.synchronize()
+        return {name: tensor.numpy() for name, tensor in self.arrays.items()}
+
+
+class CudaDevice:
+    """Implements ``pagoda_torch.family.TorchDevice``; all its work is on one stream."""
+
+    overlaps = True
+
+    def __init__(self, index: int):
+        self.device = torch.device("cuda", index)
+        torch.cuda.set_device(self.device)
+
+    def memory(self) -> tuple[int, int]:
+        free, total = torch.cuda.mem_get_info(self.device)
+        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return free + held, total
+
+    def peak_bytes(self, work: Callable[[], None]) -> int:
+        self._release()
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        work()
+        peak = torch.cuda.max_memory_reserved(self.device)  # with what fragments
+        self._release()
+        return max(0, peak - before)
+
+    def upload(self, array: npt.NDArray[Any]) -> Tensor:
+        host = torch.from_numpy(array)
+        if not array.size:
+            return host.to(self.device)
+        return host.pin_memory().to(self.device, non_blocking=True)
+
+    def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Arriving:
+        arrays = {name: _download(tensor) for name, tensor in work().items()}
+        copied = torch.cuda.Event()
+        copied.record()
+        return Arriving(arrays, copied)
+
+    def close(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        """Give back what no tensor holds any more."""
+        torch.cuda.synchronize(self.device)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _download(tensor: Tensor) -> Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

@@ -1,0 +1,103 @@
+"""The CUDA platform's hooks.  Nothing heavy is imported before a runner is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pagoda.platform import (
+    CONTRACT,
+    Capabilities,
+    DeviceInfo,
+    Feature,
+    ModelInfo,
+    ModelRunner,
+    PlatformInfo,
+    RunnerConfig,
+    StepLimits,
+    hookimpl,
+)
+from pagoda_cuda import installed, nvml
+
+if TYPE_CHECKING:
+    from pagoda.conformance.profile import Profile
+
+OLDEST = (7, 5)
+"""The first compute capability that PyTorch's builds for CUDA 13 run on."""
+
+
+@hookimpl
+def pagoda_platform() -> PlatformInfo:
+    return PlatformInfo(name="cuda", summary="NVIDIA GPUs", contract=CONTRACT, priority=200)
+
+
+@hookimpl
+def pagoda_probe() -> list[DeviceInfo]:
+    installed.torch_cuda_version()
+    return [_describe(index, gpu) for index, gpu in enumerate(nvml.visible_gpus())]
+
+
+def _describe(index: int, gpu: nvml.Gpu) -> DeviceInfo:
+    capability = "{}.{}".format(*gpu.capability)
+    problem = ""
+    if gpu.capability < OLDEST:
+        problem = f"compute capability {capability}, at least {OLDEST[0]}.{OLDEST[1]} is needed"
+    details = {"compute capability": capability, "uuid": gpu.uuid}
+    return DeviceInfo(str(index), gpu.name, gpu.memory_bytes, problem, details)
+
+
+@hookimpl
+def pagoda_capabilities(model: ModelInfo | None, devices: Sequence[DeviceInfo]) -> Capabilities:
+    bfloat16 = all(d.details.get("compute capability", "8.0") >= "8.0" for d in devices)
+    return Capabilities(
+        limits=StepLimits(max_tokens=32768, max_requests=1024, steps_in_flight=2),
+        dtypes=("bfloat16", "float16", "float32") if bfloat16 else ("float16", "float32"),
+        features=frozenset(Feature) - {Feature.TENSOR_PARALLEL},
+        block_sizes=(16, 32, 64, 128),
+    )
+
+
+@hookimpl
+def pagoda_settings(model: ModelInfo, devices: Sequence[DeviceInfo]) -> Mapping[str, object]:
+    return {"max_num_batched_tokens": 8192, "max_num_seqs": 256}
+
+
+@hookimpl
+def pagoda_create_runner(
+    config: RunnerConfig, model: ModelInfo, devices: Sequence[DeviceInfo]
+) -> ModelRunner:
+    from pagoda_cuda.attention import TritonAttention
+    from pagoda_cuda.device import CudaDevice
+    from pagoda_cuda.graphs import CudaGraphs
+    from pagoda_cuda.ops import OPS
+    from pagoda_torch.family import TorchFamily
+    from pagoda_torch.gather_attention import GatherAttention
+    from pagoda_torch.runner import TorchRunner
+
+    device = CudaDevice(int(devices[0].id) if devices else 0)
+    family = TorchFamily(
+        device=device,
+        attention=[TritonAttention(), GatherAttention()],
+        ops=OPS,
+        graphs=CudaGraphs(device.device),
+    )
+    return TorchRunner(config, model, family)
+
+
+@hookimpl
+def pagoda_diagnose() -> Mapping[str, str]:
+    from importlib.metadata import version
+
+    return {
+        "torch": version("torch"),
+        "triton": version("triton"),
+        "cuda": installed.torch_cuda_version(),
+        "driver": nvml.driver_version(),
+    }
+
+
+@hookimpl
+def pagoda_conformance_profile() -> Profile:
+    from pagoda_torch.conformance import torch_profile
+
+    return torch_profile()
