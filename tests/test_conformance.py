@@ -23,8 +23,10 @@ sys.path.insert(0, str(HERE))  # the mutants are a package beside this file
 
 from conformance_mutants.attention import WrongScale  # noqa: E402
 from conformance_mutants.catalog import CATALOG, Mutant, install  # noqa: E402
+from conformance_mutants.modest import MODEST  # noqa: E402
 from conformance_mutants.running import run_kit  # noqa: E402
 
+RIGHT = "not imports_nothing_heavy"  # the plugin modules here import this package and pytest
 PROMPT = "test_steps.py::test_a_prompt"
 
 
@@ -145,3 +147,14 @@ def test_tiny_models_are_exact_and_repeatable(tmp_path: Path, family: str) -> No
         assert np.array_equal(tensor, tensors[1][name])
         assert np.array_equal(tensor, tensor.astype(np.float16).astype(np.float32))
         assert not (tensor.view(np.uint32) & 0xFFFF).any(), f"{name} is not exact in bfloat16"
+
+
+@pytest.mark.parametrize("name", MODEST)
+def test_modest_platforms_conform(site: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right platforms that offer little: the kit must find nothing wrong with them."""
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{HERE}")
+    install(MODEST[name], site)
+    failures, output = run_kit(site, "--pagoda-platform", name, str(SUITE), "-k", RIGHT)
+    assert not failures.messages, "\n\n".join(failures.messages)
+    assert failures.num_passed > 40
+    assert f"pagoda: {name} conforms to 1.0" in output

@@ -49,7 +49,7 @@ def install(one: Mutant, folder: Path) -> None:
     (folder / f"{module}.py").write_text(
         f"{one.first_line}\n"
         "from conformance_mutants import catalog, every\n"
-        f"globals().update(catalog.hooks(every.CATALOG[{one.name!r}]))\n"
+        f"globals().update(catalog.hooks(every.find({one.name!r})))\n"
     )
     info = folder / f"{module}-1.0.dist-info"
     info.mkdir()

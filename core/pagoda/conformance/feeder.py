@@ -68,6 +68,18 @@ class Feeder:
         self.lives: dict[int, Life] = {}
         self.finished: list[Life] = []
 
+    def slots(self, count: int) -> list[int]:
+        """So many distinct slots, or as many as there are; in no order."""
+        found: list[int] = self.rng.permutation(self.opened.limits.max_requests)[:count].tolist()
+        return found
+
+    def prompts(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Random prompts that fit one step together: fewer or shorter ones where they must be."""
+        limits, vocab = self.opened.limits, self.opened.model.vocab_size
+        lengths = list(lengths)[: limits.max_requests]
+        shrink = min(1.0, limits.max_tokens / sum(lengths))
+        return [self.rng.integers(3, vocab, max(1, int(n * shrink))).tolist() for n in lengths]
+
     def batch(
         self, parts: Mapping[int, Sequence[int]], sample: Sequence[int] | None = None, **more: Any
     ) -> ScheduledBatch:

@@ -50,7 +50,7 @@ def test_alone_or_in_company_is_the_same(opened: Opened, rng: Rng) -> None:
 @pytest.mark.needs("chunked_prefill")
 @pytest.mark.parametrize("budget", [1, 5, 16, 64])
 def test_chunks_of_any_size(opened: Opened, rng: Rng, budget: int) -> None:
-    driver = Driver(opened, opened.engine(max_tokens=budget))
+    driver = Driver(opened, opened.engine(max_tokens=min(budget, opened.limits.max_tokens)))
     for prompt in opened.prompts(rng, [33, 12] if budget < 16 else [90, 17, 40]):
         driver.add(prompt)
     driver.finish()

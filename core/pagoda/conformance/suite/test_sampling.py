@@ -185,7 +185,7 @@ def test_neighbours_change_no_token(bench: Bench) -> None:
     (prompt,) = bench.opened.prompts(bench.rng, [5])
     fields = {"temperature": 1.0, "top_p": 0.95, "uniform": 0.637}
     found = set()
-    for count in {1, 2, n}:
+    for count in {1, min(2, n), n}:
         for place in {0, count - 1}:
             for slot in list(feeder.lives):
                 feeder.retire(slot)
