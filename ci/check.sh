@@ -18,4 +18,10 @@ pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu
 ruff check .
 ruff format --check .
 mypy
+
+# The tests' models are tiny: a second thread would only wait for the first.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 python -m pytest "$@"
+for platform in reference cpu; do
+    python -m pytest -q --pagoda-platform "$platform"
+done
