@@ -1,0 +1,1 @@
+"""Pagoda on OpenVINO: a model is one compiled graph, a step one inference of it."""

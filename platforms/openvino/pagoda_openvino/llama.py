@@ -1,0 +1,112 @@
+"""The Llama family as an OpenVINO graph, written down operation by operation from raw weights.
+
+Tokens are the batch dimension and every sequence has length 1, [T, 1, ...]: so no operation but
+attention knows where a request begins."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as op
+
+from pagoda_openvino.paged_attention import (
+    Heads,
+    cache_parameters,
+    paged_attention,
+    parameter,
+    step_parameters,
+)
+from pagoda_openvino.rope import Rotation, frequencies, ints
+from pagoda_openvino.shape import LlamaShape
+from pagoda_openvino.weights import Weights
+
+
+def build_llama(shape: LlamaShape, weights: Weights) -> ov.Model:
+    """Inputs: token_ids, positions int64 [T], logit_rows int64 [N] (which tokens' logits are
+    wanted), the step's and the caches'.  Output: logits float32 [N, V]."""
+    return _Builder(shape, weights).model()
+
+
+class _Builder:
+    def __init__(self, shape: LlamaShape, weights: Weights):
+        self.shape = shape
+        self.weights = weights
+        self.token_ids, self.positions, self.logit_rows = (
+            parameter(name, ov.Type.i64, [-1]) for name in ("token_ids", "positions", "logit_rows")
+        )
+        self.step = step_parameters()
+        self.caches: list[ov.Node] = []
+        radians = frequencies(shape.rope, shape.head_dim)
+        self.rotation = Rotation(self.positions, radians)
+
+    def model(self) -> ov.Model:
+        shape = self.shape
+        size = (shape.vocab_size, shape.hidden)
+        table = self.weights.matrix("model.embed_tokens.weight", size)
+        x = op.gather(table, op.unsqueeze(self.token_ids, ints(1)), ints(0))  # [T, 1, hidden]
+        for layer in range(shape.num_layers):
+            at = f"model.layers.{layer}."
+            x = op.add(x, self._attention(layer, self._norm(x, f"{at}input_layernorm")))
+            x = op.add(x, self._mlp(f"{at}mlp.", self._norm(x, f"{at}post_attention_layernorm")))
+        x = op.gather(self._norm(x, "model.norm"), self.logit_rows, ints(0))
+        head = table if shape.tied else self.weights.matrix("lm_head.weight", size)
+        logits = op.reshape(op.matmul(x, head, False, True), ints([-1, shape.vocab_size]), False)
+        logits.output(0).get_tensor().set_names({"logits"})
+        inputs = [self.token_ids, self.positions, self.logit_rows, *self.step.values()]
+        return ov.Model([op.result(logits)], [*inputs, *self.caches], "llama")
+
+    def _attention(self, layer: int, x: ov.Node) -> ov.Node:
+        shape, at = self.shape, f"model.layers.{layer}.self_attn."
+        dim, num_heads, num_kv_heads = shape.head_dim, shape.num_heads, shape.num_kv_heads
+        biased = shape.qkv_bias
+        query = self._linear(x, f"{at}q_proj", num_heads * dim, shape.hidden, biased)
+        key = self._linear(x, f"{at}k_proj", num_kv_heads * dim, shape.hidden, biased)
+        value = self._linear(x, f"{at}v_proj", num_kv_heads * dim, shape.hidden, biased)
+        query, key = self._heads(query, num_heads), self._heads(key, num_kv_heads)
+        if shape.qk_norm:
+            query = self._norm(query, f"{at}q_norm", dim)
+            key = self._norm(key, f"{at}k_norm", dim)
+        cache = cache_parameters(layer)
+        self.caches += cache
+        mixed = paged_attention(
+            (
+                _flat(self.rotation.turn(query), num_heads * dim),
+                _flat(self.rotation.turn(key), num_kv_heads * dim),
+                _flat(value, num_kv_heads * dim),
+            ),
+            cache,
+            self.step,
+            Heads(num_heads, num_kv_heads, dim, shape.windows[layer]),
+        )
+        mixed = op.reshape(mixed, ints([-1, 1, num_heads * dim]), False)
+        return self._linear(mixed, f"{at}o_proj", shape.hidden, num_heads * dim, shape.o_bias)
+
+    def _mlp(self, at: str, x: ov.Node) -> ov.Node:
+        hidden, inner, biased = self.shape.hidden, self.shape.intermediate, self.shape.mlp_bias
+        gate = self._linear(x, f"{at}gate_proj", inner, hidden, biased)
+        up = self._linear(x, f"{at}up_proj", inner, hidden, biased)
+        # op.swish would keep OpenVINO from computing the whole MLP as one operation.
+        mixed = op.multiply(op.multiply(gate, op.sigmoid(gate)), up)
+        return self._linear(mixed, f"{at}down_proj", hidden, inner, biased)
+
+    def _heads(self, x: ov.Node, count: int) -> ov.Node:
+        return op.reshape(x, ints([0, count, 1, self.shape.head_dim]), True)
+
+    def _linear(self, x: ov.Node, name: str, rows: int, columns: int, biased: bool) -> ov.Node:
+        y = op.matmul(x, self.weights.matrix(f"{name}.weight", (rows, columns)), False, True)
+        return op.add(y, self.weights.vector(f"{name}.bias", rows)) if biased else y
+
+    def _norm(self, x: ov.Node, name: str, size: int | None = None) -> ov.Node:
+        square = op.power(x, _scalar(2))
+        mean = op.reduce_mean(square, ints([-1]), keep_dims=True)
+        scale = op.divide(_scalar(1), op.sqrt(op.add(mean, _scalar(self.shape.norm_eps))))
+        weight = self.weights.vector(f"{name}.weight", size or self.shape.hidden)
+        return op.multiply(weight, op.multiply(x, scale))
+
+
+def _flat(x: ov.Node, width: int) -> ov.Node:
+    return op.reshape(x, ints([-1, width]), False)
+
+
+def _scalar(value: float) -> ov.Node:
+    return op.constant(np.array(value, np.float32))

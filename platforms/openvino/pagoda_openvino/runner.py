@@ -1,0 +1,143 @@
+"""The ModelRunner: one scheduled step is one inference of the compiled graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+
+from pagoda.platform import (
+    Done,
+    KVCacheSpec,
+    KVGroup,
+    Logprobs,
+    ModelInfo,
+    ModelRunner,
+    PagodaError,
+    RunnerConfig,
+    ScheduledBatch,
+    StepHandle,
+    StepResult,
+    UnsupportedFeature,
+)
+from pagoda.platform.batch import Float32, Int32
+from pagoda.sampling.reference import logprobs_of, sample
+from pagoda_openvino import machine
+from pagoda_openvino.cache import CacheLayout, PagedCache, read_layout
+from pagoda_openvino.compiling import compile_graph, properties
+from pagoda_openvino.llama import build_llama
+from pagoda_openvino.rope import frequencies
+from pagoda_openvino.shape import read_shape
+from pagoda_openvino.step import check_batch, step_inputs
+from pagoda_openvino.weights import Weights, open_weights
+
+MOST_CACHE_BYTES = 4 << 30  # a user's own number has no limit
+
+
+class OpenVINORunner:
+    """Finishes every step inside ``submit``."""
+
+    def __init__(self, config: RunnerConfig, model: ModelInfo, device: str):
+        self.config = config
+        self.model = model
+        self.device = device
+        self.shape = read_shape(model)
+        frequencies(self.shape.rope, self.shape.head_dim)  # an unknown RoPE is refused early
+        self.properties = properties(config)
+        self.compiled: ov.CompiledModel | None = None
+        self.cache: PagedCache | None = None
+        self._weights: Weights | None = None  # the compiled model reads them in place
+        self._layout: CacheLayout | None = None
+        self._request: ov.InferRequest | None = None
+
+    def load(self) -> None:
+        weights = open_weights(self.model, self.config, self.shape.tied)
+        graph = build_llama(self.shape, weights)
+        weights.source.finish()
+        self.compiled = compile_graph(graph, self.device, self.properties)
+        self._weights, self._layout = weights, read_layout(self.compiled)
+        self._request = self.compiled.create_infer_request()
+        size, asked = self._layout.block_size, self.config.block_size
+        if asked not in (None, size):
+            raise UnsupportedFeature(
+                f"OpenVINO's {self.device} plugin has blocks of {size} tokens, not {asked}",
+                f"--block-size {size}",
+            )
+
+    def kv_cache_spec(self) -> KVCacheSpec:
+        layout = self._loaded()
+        return KVCacheSpec((KVGroup(layout.block_size, layout.block_bytes),))
+
+    def free_kv_bytes(self) -> int:
+        if self.config.kv_cache_bytes is not None:
+            return self.config.kv_cache_bytes
+        total, free = machine.memory()
+        kept = (1 - self.config.memory_fraction) * total
+        return max(0, min(int(free - kept) - self._work_bytes(), MOST_CACHE_BYTES))
+
+    def init_kv_cache(self, num_blocks: int) -> None:
+        total, _ = machine.memory()
+        self.cache = PagedCache(self._loaded(), num_blocks, total)
+        if self._request is not None:
+            self.cache.bind(self._request)
+
+    def warm_up(self) -> None:
+        """The graph is compiled for every shape of a step."""
+
+    def submit(self, batch: ScheduledBatch) -> StepHandle:
+        cache, size = self.cache, self._loaded().block_size
+        if cache is None:
+            raise PagodaError("submit() before init_kv_cache()")
+        check_batch(batch, self.config, self.shape.vocab_size, cache.num_blocks, size)
+        if batch.block_copies is not None:
+            cache.copy_blocks(batch.block_copies)
+        logits = self._infer(batch, size)
+        num_sampled = len(batch.sample_rows)
+        token_ids, logprobs = _sample(logits[:num_sampled], batch)
+        score = None
+        if batch.score is not None:
+            wanted = batch.score
+            score = logprobs_of(logits[num_sampled:], wanted.targets, wanted.num_logprobs)
+        kept = logits[:num_sampled].copy() if batch.want_logits else None
+        return Done(StepResult(token_ids, logprobs=logprobs, score=score, logits=kept))
+
+    def close(self) -> None:
+        self._request = self.compiled = self.cache = self._layout = None
+        self._weights = None  # after what reads them
+
+    def _infer(self, batch: ScheduledBatch, block_size: int) -> Float32:
+        """[N, V] logits, in memory that the next step overwrites."""
+        request = self._request
+        if request is None:
+            raise PagodaError("submit() before load()")
+        inputs = step_inputs(batch, block_size)
+        for name, array in inputs.items():
+            request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+        request.infer(share_outputs=True)
+        logits: Float32 = request.get_tensor("logits").data
+        return logits
+
+    def _loaded(self) -> CacheLayout:
+        if self._layout is None:
+            raise PagodaError("the runner is used before load()")
+        return self._layout
+
+    def _work_bytes(self) -> int:
+        """Of the largest step: logits of every token (prompt_logprobs), and what lies between
+        layers."""
+        shape = self.shape
+        width = shape.num_heads + 2 * shape.num_kv_heads
+        between = 4 * shape.hidden + 3 * shape.intermediate + 2 * width * shape.head_dim
+        return 4 * self.config.max_tokens * (2 * shape.vocab_size + between)
+
+
+def _sample(logits: Float32, batch: ScheduledBatch) -> tuple[Int32, Logprobs | None]:
+    if batch.sampling.plain_greedy:
+        return logits.argmax(axis=1).astype(np.int32), None
+    return sample(logits, batch.sampling)
+
+
+def poison_cache(runner: ModelRunner) -> None:
+    """For the kit: NaN everywhere, so that reading what nobody wrote cannot go unseen."""
+    if not isinstance(runner, OpenVINORunner) or runner.cache is None:
+        raise PagodaError(f"{runner!r} is no OpenVINO runner with a cache")
+    runner.cache.poison()

@@ -1,0 +1,148 @@
+"""Weights as graph constants: a checkpoint's own bytes, mapped from its file and never copied here.
+
+Whoever holds a model built from them holds the ``Weights`` too, as long as the compiled model
+lives: OpenVINO reads the mapped bytes in place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as op
+
+from pagoda.models.weights import RawTensor, iter_weights
+from pagoda.platform import BadCheckpoint, ModelInfo, RunnerConfig
+
+Array = npt.NDArray[Any]
+
+# Stored as: what NumPy sees (it has no bfloat16), what OpenVINO sees.
+KINDS = {
+    "F32": ("<f4", ov.Type.f32),
+    "F16": ("<f2", ov.Type.f16),
+    "BF16": ("<u2", ov.Type.bf16),
+}
+NUM_RANDOM = (1 << 20) - 3
+"""Normal numbers that dummy weights are made of."""
+
+
+class Source(Protocol):
+    """Where tensors come from, by name."""
+
+    def take(self, name: str, size: tuple[int, ...]) -> RawTensor: ...
+
+    def finish(self) -> None: ...
+
+
+class Checkpoint:
+    """A folder's safetensors; every tensor is asked for once, and none may be left over."""
+
+    def __init__(self, model: ModelInfo, config: RunnerConfig, tied: bool):
+        self.path = model.path
+        self.tied = tied
+        raw = iter_weights(model.path, config.load_format, config.show_progress)
+        self.tensors = {tensor.name: tensor for tensor in raw}
+
+    def take(self, name: str, size: tuple[int, ...]) -> RawTensor:
+        tensor = self.tensors.pop(name, None)
+        if tensor is None:
+            raise BadCheckpoint(f"{self.path}: tensor {name} is missing", "a complete checkpoint")
+        if tensor.shape != size:
+            raise BadCheckpoint(
+                f"{self.path}: {name} is {list(tensor.shape)}, config.json says {list(size)}",
+                "a config.json that belongs to these weights",
+            )
+        if tensor.dtype not in KINDS:
+            raise BadCheckpoint(
+                f"{self.path}: {name} is stored as {tensor.dtype}",
+                f"a checkpoint in {', '.join(KINDS)}",
+            )
+        return tensor
+
+    def finish(self) -> None:
+        """Raise BadCheckpoint, naming what has no place in the model."""
+        left = [name for name in self.tensors if not self._needless(name)]
+        if left:
+            more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+            raise BadCheckpoint(
+                f"{self.path}: not part of this model: {', '.join(left[:3])}{more}",
+                "a config.json that belongs to these weights",
+            )
+
+    def _needless(self, name: str) -> bool:
+        """What old checkpoints carry along: RoPE tables, and the tied output matrix again."""
+        return name.endswith("rotary_emb.inv_freq") or (self.tied and name == "lm_head.weight")
+
+
+class RandomWeights:
+    """For --load-format dummy: matrices that keep the size of what passes, norms of 1, no bias.
+
+    Matrices are cut one after the other from one table of normal numbers, again and again; its
+    length is a prime, so no two rows are alike."""
+
+    def __init__(self, config: RunnerConfig):
+        rng = np.random.default_rng(config.seed)
+        self.kind = "BF16" if config.dtype == "bfloat16" else "F32"
+        self.table = rng.standard_normal(NUM_RANDOM, np.float32)
+        self.start = 0
+
+    def take(self, name: str, size: tuple[int, ...]) -> RawTensor:
+        if len(size) == 1:
+            ones = np.full(size, 0 if name.endswith("bias") else 1, np.float32)
+            return RawTensor(name, "F32", size, memoryview(ones.tobytes()))
+        scaled = self.table / np.float32(size[-1] ** 0.5)
+        if self.kind == "BF16":  # the upper half of a float32
+            scaled = (scaled.view(np.uint32) >> 16).astype(np.uint16)
+        values = np.resize(np.roll(scaled, -self.start), math.prod(size))
+        self.start = (self.start + values.size) % NUM_RANDOM
+        return RawTensor(name, self.kind, size, values.view(np.uint8).data)
+
+    def finish(self) -> None:
+        """Nothing can be left over."""
+
+
+class Weights:
+    """A model's constants, and the memory under them."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.held: list[Array] = []
+
+    def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
+        """A weight to multiply by, float32 to the graph whatever it is stored as."""
+        raw = self.source.take(name, size)
+        words, kind = KINDS[raw.dtype]
+        stored = self._constant(np.frombuffer(raw.buffer, words).reshape(size), kind)
+        if kind == ov.Type.f32:
+            return stored
+        converted = op.convert(stored, "f32")
+        # Unmarked, the conversion would be done once and kept: a second copy twice the size.
+        converted.get_rt_info()["decompression_0"] = True
+        return converted
+
+    def vector(self, name: str, length: int) -> ov.Node:
+        """A norm's weight or a bias, as float32."""
+        raw = self.source.take(name, (length,))
+        return op.constant(as_float32(raw))
+
+    def _constant(self, array: Array, kind: ov.Type) -> ov.Node:
+        self.held.append(array)
+        tensor = ov.Tensor(array, ov.Shape(array.shape), kind)
+        return op.constant(tensor, shared_memory=True)
+
+
+def open_weights(model: ModelInfo, config: RunnerConfig, tied: bool) -> Weights:
+    """The checkpoint's, or random ones."""
+    if config.load_format == "dummy":
+        return Weights(RandomWeights(config))
+    return Weights(Checkpoint(model, config, tied))
+
+
+def as_float32(raw: RawTensor) -> npt.NDArray[np.float32]:
+    """A float32 copy."""
+    stored = np.frombuffer(raw.buffer, KINDS[raw.dtype][0]).reshape(raw.shape)
+    if raw.dtype == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
