@@ -1,5 +1,5 @@
 """Paged attention for queries of one token: each sequence's keys are split over several programs,
-and a second kernel joins what they found.  Launches depend on no length, so they can be recorded."""
+and a second kernel joins what they found.  No launch depends on a length: they can be recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _share(length, part, SPLITS: tl.constexpr, KEYS: tl.constexpr, WINDOW: tl.co
     return start, tl.minimum(start + size, length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["lens_ptr", "block_start_ptr", "blocks_ptr"])
 def _decode(
     q_ptr,
     cache_ptr,
@@ -71,27 +71,9 @@ def _decode(
     total = tl.zeros([ROWS], tl.float32)
     found = tl.zeros([ROWS, PADDED], tl.float32)
     top, total, found = attend(
-        q,
-        top,
-        total,
-        found,
-        position,
-        start,
-        end,
-        end,
-        blocks_ptr,
-        key_ptr,
-        value_ptr,
-        stride_block.to(tl.int64),
-        scale,
-        HEAD,
-        PADDED,
-        BLOCK,
-        KEYS,
-        WINDOW,
-        SOFT_CAP,
-        True,
-    )
+        q, top, total, found, position, start, end, end, blocks_ptr, key_ptr, value_ptr,
+        stride_block.to(tl.int64), scale, HEAD, PADDED, BLOCK, KEYS, WINDOW, SOFT_CAP, True,
+    )  # fmt: skip
     if SPLITS == 1:
         found = found / tl.where(total > 0.0, total, 1.0)[:, None]
         out_at = token * stride_out + q_head * HEAD
@@ -104,7 +86,7 @@ def _decode(
         tl.store(out_ptr + at[:, None] * PADDED + d[None, :], found, mask=(row < GROUP)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["lens_ptr"])
 def _join(
     parts_ptr,
     levels_ptr,

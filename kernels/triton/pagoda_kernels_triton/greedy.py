@@ -26,7 +26,7 @@ def _best_of_part(
     tl.store(ids_ptr + row * PARTS + part, first)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots_ptr"])
 def _best_of_row(
     values_ptr,
     ids_ptr,

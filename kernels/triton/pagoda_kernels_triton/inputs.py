@@ -6,8 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+SMALL = ["sent_ptr", "slots_ptr", "context_ptr", "block_start_ptr", "blocks_ptr"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=SMALL)
 def _decode_inputs(
     sent_ptr,  # [R], below 0: what the slot sampled last
     slots_ptr,

@@ -66,49 +66,13 @@ def _prefill(
     else:  # the keys that every row sees need no mask
         start = (place + 1) // KEYS * KEYS
         top, total, found = attend(
-            q,
-            top,
-            total,
-            found,
-            position,
-            0,
-            start,
-            end,
-            blocks_ptr,
-            key_ptr,
-            value_ptr,
-            stride_block,
-            scale,
-            HEAD,
-            PADDED,
-            BLOCK,
-            KEYS,
-            WINDOW,
-            SOFT_CAP,
-            False,
-        )
+            q, top, total, found, position, 0, start, end, blocks_ptr, key_ptr, value_ptr,
+            stride_block, scale, HEAD, PADDED, BLOCK, KEYS, WINDOW, SOFT_CAP, False,
+        )  # fmt: skip
     top, total, found = attend(
-        q,
-        top,
-        total,
-        found,
-        position,
-        start,
-        end,
-        end,
-        blocks_ptr,
-        key_ptr,
-        value_ptr,
-        stride_block,
-        scale,
-        HEAD,
-        PADDED,
-        BLOCK,
-        KEYS,
-        WINDOW,
-        SOFT_CAP,
-        True,
-    )
+        q, top, total, found, position, start, end, end, blocks_ptr, key_ptr, value_ptr,
+        stride_block, scale, HEAD, PADDED, BLOCK, KEYS, WINDOW, SOFT_CAP, True,
+    )  # fmt: skip
     found = found / tl.where(total > 0.0, total, 1.0)[:, None]
     out_at = (token + mine) * stride_out + q_head * HEAD
     tl.store(out_ptr + out_at[:, None] + d[None, :], found.to(out_ptr.dtype.element_ty), mask=real)

@@ -60,10 +60,9 @@ def attend(
                 seen = seen & (key[None, :] > (position - WINDOW)[:, None])
             score = tl.where(seen, score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, axis=1))
+        level = higher
         if MASKED:  # a row may have seen nothing yet
             level = tl.where(higher == float("-inf"), 0.0, higher)
-        else:
-            level = higher
         weight = tl.exp2(score - level[:, None])
         shrink = tl.exp2(top - level)
         total = total * shrink + tl.sum(weight, axis=1)

@@ -8,6 +8,14 @@ from torch import Tensor
 
 
 @triton.jit
+def _weights(q_ptr, k_ptr, is_q, d, HALF: tl.constexpr):
+    """[heads, half a head] of the norm that each head has."""
+    of_q = tl.load(q_ptr + d, mask=d < HALF, other=0.0).to(tl.float32)
+    of_k = tl.load(k_ptr + d, mask=d < HALF, other=0.0).to(tl.float32)
+    return tl.where(is_q[:, None], of_q[None, :], of_k[None, :])
+
+
+@triton.jit
 def _rotate_and_store(
     q_ptr,
     k_ptr,
@@ -20,15 +28,8 @@ def _rotate_and_store(
     q_norm_ptr,
     k_norm_ptr,
     epsilon,
-    stride_q,
-    stride_q_head,
-    stride_k,
-    stride_k_head,
-    stride_v,
-    stride_v_head,
-    stride_q_out,
-    stride_angle,
-    stride_block,
+    stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head,
+    stride_q_out, stride_angle, stride_block,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HALF: tl.constexpr,
@@ -37,7 +38,7 @@ def _rotate_and_store(
     EACH: tl.constexpr,  # heads of a program
     ROTATE: tl.constexpr,
     NORM: tl.constexpr,
-):
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * EACH + tl.arange(0, EACH)
     d = tl.arange(0, PADDED)
@@ -63,12 +64,8 @@ def _rotate_and_store(
     if NORM:
         square = (tl.sum(left * left, axis=1) + tl.sum(right * right, axis=1)) / (2 * HALF)
         scale = tl.rsqrt(square + epsilon)[:, None]
-        q_left = tl.load(q_norm_ptr + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
-        q_right = tl.load(q_norm_ptr + HALF + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
-        k_left = tl.load(k_norm_ptr + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
-        k_right = tl.load(k_norm_ptr + HALF + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
-        left = left * scale * tl.where(is_q[:, None], q_left, k_left)
-        right = right * scale * tl.where(is_q[:, None], q_right, k_right)
+        left *= scale * _weights(q_norm_ptr, k_norm_ptr, is_q, d, HALF)
+        right *= scale * _weights(q_norm_ptr + HALF, k_norm_ptr + HALF, is_q, d, HALF)
     if ROTATE:
         angle = token * stride_angle
         cos = tl.load(cos_ptr + angle + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]

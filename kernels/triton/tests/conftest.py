@@ -1,5 +1,5 @@
-"""The kernels run on a GPU where there is one, else in Triton's interpreter, which is slow: sizes are
-small.  Without Triton (it is no part of the test extra, being 200 MB) everything here is skipped."""
+"""The kernels run on a GPU where there is one, else in Triton's interpreter, which is slow: sizes
+are small.  Without Triton, which is too large for the test extra, everything here is skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from importlib.util import find_spec
 
 import pytest
 
-HERE = os.path.dirname(__file__)
 GPU = False
 if find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]

@@ -7,7 +7,7 @@ place."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Watch:
     """The launch under way: its arguments' address ranges, and who stored where."""
 
     ranges = np.zeros((0, 2), np.uint64)
-    owners: dict[int, Any] = {}
+    owners: ClassVar[dict[int, Any]] = {}
 
 
 def install() -> None:

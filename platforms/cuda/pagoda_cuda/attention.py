@@ -110,16 +110,13 @@ class TritonAttention:
         q = turned.view(len(q), layer.num_heads, layer.head_size)
         out = torch.empty_like(turned)
         rows, count = plan.rows, plan.num_decodes
-        settings = (layer.scale, layer.window, layer.soft_cap)
+        window, cap = layer.window, layer.soft_cap
         if count:
-            decode_attention(
-                *(q[:count], cache, out[:count]),
-                *(rows.lens, rows.block_start, rows.blocks, *settings),
-            )
+            where = rows.lens, rows.block_start, rows.blocks
+            decode_attention(q[:count], cache, out[:count], *where, layer.scale, window, cap)
         if plan.prompts is not None:
             group = layer.num_heads // layer.num_kv_heads
             tokens = tokens_of_tile(q.device, group, layer.head_size, q.element_size())
-            prefill_attention(
-                q, cache, out, plan.prompts.tiled(tokens), rows.blocks, *settings
-            )
+            tiles = plan.prompts.tiled(tokens)
+            prefill_attention(q, cache, out, tiles, rows.blocks, layer.scale, window, cap)
         return out

@@ -55,7 +55,7 @@ class CudaDevice:
 
     def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Arriving:
         arrays = {name: _download(tensor) for name, tensor in work().items()}
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         return Arriving(arrays, copied)
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One a process: cuBLAS keeps 32 MB of work space for every stream it has seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class CudaGraphs:
     """Implements ``pagoda_torch.family.GraphCapture``."""
 
     def __init__(self, device: torch.device):
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _side_stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:

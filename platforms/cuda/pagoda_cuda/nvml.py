@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pagoda.platform import Unavailable
 
 LIBRARY = "libnvidia-ml.so.1"
+FOLDERS = ("", "/usr/local/nvidia/lib64/", "/usr/lib/wsl/lib/")
+"""The linker's own, then where containers and WSL keep the driver."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,23 @@ class _Memory(ctypes.Structure):
 
 @contextmanager
 def _library() -> Iterator[ctypes.CDLL]:
-    try:
-        library = ctypes.CDLL(LIBRARY)
-    except OSError as error:
-        raise Unavailable(
-            f"no NVIDIA driver found ({LIBRARY})", "install NVIDIA's driver, or another --device"
-        ) from error
+    library = _open()
     _check(library.nvmlInit_v2(), "nvmlInit")
     try:
         yield library
     finally:
         library.nvmlShutdown()
+
+
+def _open() -> ctypes.CDLL:
+    for folder in FOLDERS:
+        try:
+            return ctypes.CDLL(folder + LIBRARY)
+        except OSError:
+            continue
+    raise Unavailable(
+        f"no NVIDIA driver found ({LIBRARY})", "install NVIDIA's driver, or another --device"
+    )
 
 
 def _check(status: int, what: str) -> None:
