@@ -17,6 +17,7 @@ TORCH = "platforms/torch"
 # in a sibling's own metadata is satisfied by the direct reference made here.
 EXTRAS = {
     "cpu": [TORCH, "platforms/cpu"],
+    "cuda": [TORCH, "kernels/triton", "platforms/cuda"],
     "openvino": ["platforms/openvino"],
 }
 TEST = [
