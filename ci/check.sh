@@ -14,6 +14,8 @@ case $venv in /*) export PATH="$venv/bin:$PATH" ;; esac
 # The trees themselves, editable: extras would install copies of the siblings.
 pip install --quiet --upgrade pip
 pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu
+# Without Triton and a GPU its probe can be tested; where Triton is installed, so are the kernels.
+pip install --quiet --no-deps -e kernels/triton -e platforms/cuda
 
 ruff check .
 ruff format --check .
