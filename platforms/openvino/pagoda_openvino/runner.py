@@ -25,6 +25,7 @@ from pagoda_openvino import machine
 from pagoda_openvino.cache import CacheLayout, PagedCache, read_layout
 from pagoda_openvino.compiling import compile_graph, properties
 from pagoda_openvino.llama import build_llama
+from pagoda_openvino.packing import first_inference, handing_back_pages
 from pagoda_openvino.rope import frequencies
 from pagoda_openvino.shape import read_shape
 from pagoda_openvino.step import check_batch, step_inputs
@@ -53,9 +54,12 @@ class OpenVINORunner:
         weights = open_weights(self.model, self.config, self.shape.tied)
         graph = build_llama(self.shape, weights)
         weights.source.finish()
-        self.compiled = compile_graph(graph, self.device, self.properties)
-        self._weights, self._layout = weights, read_layout(self.compiled)
-        self._request = self.compiled.create_infer_request()
+        self._weights = weights
+        with handing_back_pages(weights):
+            self.compiled = compile_graph(graph, self.device, self.properties)
+            self._layout = read_layout(self.compiled)
+            self._request = self.compiled.create_infer_request()
+            first_inference(self._request, self._layout)
         size, asked = self._layout.block_size, self.config.block_size
         if asked not in (None, size):
             raise UnsupportedFeature(
@@ -81,7 +85,7 @@ class OpenVINORunner:
             self.cache.bind(self._request)
 
     def warm_up(self) -> None:
-        """The graph is compiled for every shape of a step."""
+        """The graph is compiled for every shape of a step, and has run at load."""
 
     def submit(self, batch: ScheduledBatch) -> StepHandle:
         cache, size = self.cache, self._loaded().block_size

@@ -6,6 +6,7 @@ lives: OpenVINO reads the mapped bytes in place."""
 from __future__ import annotations
 
 import math
+import mmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -109,10 +110,13 @@ class Weights:
     def __init__(self, source: Source):
         self.source = source
         self.held: list[Array] = []
+        self._mappings: dict[int, mmap.mmap] = {}
 
     def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
         """A weight to multiply by, float32 to the graph whatever it is stored as."""
         raw = self.source.take(name, size)
+        if isinstance(raw.buffer.obj, mmap.mmap):
+            self._mappings[id(raw.buffer.obj)] = raw.buffer.obj
         words, kind = KINDS[raw.dtype]
         stored = self._constant(np.frombuffer(raw.buffer, words).reshape(size), kind)
         if kind == ov.Type.f32:
@@ -126,6 +130,12 @@ class Weights:
         """A norm's weight or a bias, as float32."""
         raw = self.source.take(name, (length,))
         return op.constant(as_float32(raw))
+
+    def hand_back_pages(self) -> None:
+        """Let the system have the resident pages; who reads them again reads the file again."""
+        for mapping in self._mappings.values():
+            if hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
+                mapping.madvise(mmap.MADV_DONTNEED)
 
     def _constant(self, array: Array, kind: ov.Type) -> ov.Node:
         self.held.append(array)
