@@ -1,0 +1,122 @@
+"""The runner with the Triton kernels: golden tokens, in prompts, decodes and recorded steps.
+
+On a GPU where there is one.  Else in Triton's interpreter, where a step takes seconds, with the CPU
+in the GPU's place; skipped without Triton."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kernel_mode
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pagoda.models.info import read_model_info
+from pagoda.platform import BlockTable, RunnerConfig, SamplingBatch, ScheduledBatch
+from pagoda_torch.family import TorchFamily
+from pagoda_torch.runner import TorchRunner
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> None:
+    kernel_mode.skip_or_prepare()
+
+
+@dataclass(frozen=True)
+class Ready:
+    arrays: dict[str, np.ndarray]
+
+    def wait(self) -> dict[str, np.ndarray]:
+        return self.arrays
+
+
+class Stand:
+    """The CPU where the GPU would be, and its recordings: the work is run again."""
+
+    device = torch.device("cpu")
+    overlaps = True
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 30, 1 << 30
+
+    def peak_bytes(self, work: Callable[[], None]) -> int:
+        return 1 << 20
+
+    def upload(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array)
+
+    def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Ready:
+        return Ready({name: tensor.clone().numpy() for name, tensor in work().items()})
+
+    def close(self) -> None:
+        pass
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        output = work()
+
+        def replay() -> None:
+            output.copy_(work())
+
+        return replay, output
+
+
+def family() -> TorchFamily:
+    from pagoda_cuda.attention import TritonAttention
+    from pagoda_cuda.ops import OPS
+
+    device: Any = Stand()
+    graphs: Any = device
+    if kernel_mode.on_gpu():
+        from pagoda_cuda.device import CudaDevice
+        from pagoda_cuda.graphs import CudaGraphs
+
+        device = CudaDevice(0)
+        graphs = CudaGraphs(device.device)
+    return TorchFamily(device=device, attention=[TritonAttention()], ops=OPS, graphs=graphs)
+
+
+def step(tokens: list[list[int]], contexts: list[int]) -> ScheduledBatch:
+    """Greedy rows in slots and blocks of their own, 4 blocks each."""
+    rows = len(tokens)
+    every, zeros = np.arange(rows, dtype=np.int32), np.zeros(rows, np.float32)
+    blocks = np.arange(rows * 4, dtype=np.int32).reshape(rows, 4)[:, ::-1] + 3
+    return ScheduledBatch(
+        slots=every[::-1].copy(),
+        admitted=np.array(contexts) == 0,
+        query_start=np.cumsum([0, *map(len, tokens)]).astype(np.int32),
+        token_ids=np.concatenate(tokens).astype(np.int32),
+        context_lens=np.array(contexts, np.int32),
+        block_tables=(BlockTable(blocks, np.full(rows, 4, np.int32)),),
+        sample_rows=every,
+        sampling=SamplingBatch(zeros, every * 0, zeros + 1, zeros, zeros, every * 0 - 1),
+    )
+
+
+def test_golden_tokens(stories260k: Path) -> None:
+    golden = json.loads((stories260k / "golden_greedy_fp32.json").read_text())[:2]
+    prompts = [case["prompt_ids"] for case in golden]
+    wanted = [case["output_ids"] for case in golden]
+    config = RunnerConfig(dtype="float32", max_model_len=64, max_tokens=128, max_requests=4)
+    runner = TorchRunner(config, read_model_info(stories260k / "hf"), family())
+    runner.load()
+    if not kernel_mode.on_gpu():  # padding rows share a slot that nobody reads
+        import interpreter
+
+        interpreter.shared_places.add(runner._last_tokens[-1].data_ptr())
+    runner.init_kv_cache(16)
+    for layer in runner.context.attention_layers:
+        layer.cache.fill_(float("nan"))
+    contexts = [len(prompt) for prompt in prompts]
+    handles = [runner.submit(step(prompts, [0, 0]))]
+    for _ in range(12 if kernel_mode.on_gpu() else 1):  # the tokens stay on the device
+        handles.append(runner.submit(step([[-1]] * 2, contexts)))
+        contexts = [context + 1 for context in contexts]
+    found = np.stack([handle.result().token_ids for handle in handles], 1)
+    assert found.tolist() == [tokens[: found.shape[1]] for tokens in wanted]
+    runner.close()
