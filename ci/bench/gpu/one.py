@@ -6,6 +6,7 @@ python one.py ENGINE MODEL [--runs N] [--only NAME]
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import statistics
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each workload")
     parser.add_argument("--only", default="", help="workloads whose name has this in it")
+    parser.add_argument("--profile", action="store_true", help="then say where the time goes")
     given = parser.parse_args()
     named = {"engine": f"{given.engine}-{importlib.metadata.version(DISTRIBUTIONS[given.engine])}"}
     run = ENGINES[given.engine](given.model)
@@ -35,6 +37,8 @@ def main() -> None:
     for workload in workloads():
         if workload.model == given.model and given.only in workload.name:
             print(json.dumps({**named, **measure(run, workload, given.runs)}), flush=True)
+            if given.profile:
+                print(profile(run, workload), flush=True)
 
 
 def measure(run: Run, workload: Workload, num_runs: int) -> dict[str, object]:
@@ -60,6 +64,36 @@ def measure(run: Run, workload: Workload, num_runs: int) -> dict[str, object]:
         "out_tok_s": round(sum(workload.num_outputs) / median, 1),
         "in_tok_s": round(sum(map(len, workload.prompts)) / median, 1),
     }
+
+
+def profile(run: Run, workload: Workload, num_outputs: int = 24) -> str:
+    """Kernels by device time, host calls by their own, and every call that waits for the device,
+    over at most so many tokens a prompt.  Sees engines that run in this process alone."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    short = dataclasses.replace(
+        workload, num_outputs=[min(count, num_outputs) for count in workload.num_outputs]
+    )
+    run(short, -2)
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        start = time.perf_counter()
+        run(short, -3)
+        seconds = time.perf_counter() - start
+    events = seen.key_averages()
+    device = sorted(events, key=lambda e: -e.self_device_time_total)[:20]
+    host = sorted(events, key=lambda e: -e.self_cpu_time_total)[:12]
+    waits = [e for e in events if "Synchronize" in e.key and e not in host]
+    lines = [f"{workload.name}, {max(short.num_outputs)} tokens a prompt: {seconds * 1e3:.1f} ms"]
+    lines += [
+        f"  device {e.self_device_time_total / 1e3:9.2f} ms {e.count:6d} x {e.key[:80]}"
+        for e in device
+    ]
+    lines += [
+        f"  host   {e.self_cpu_time_total / 1e3:9.2f} ms {e.count:6d} x {e.key[:80]}"
+        for e in [*host, *waits]
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
