@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pagoda_kernels_triton.decode import decode_attention
 from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
+from pagoda_kernels_triton.store import rotate_and_store
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 # (heads, kv heads), head size, block size, window, soft cap, dtype
@@ -103,3 +104,22 @@ def test_strided_queries(device: str) -> None:
     case.q = wide[:, :4]
     wanted = paged.dense(case, 0.125, None, None)
     assert paged.error(prefill(case, scale=0.125), wanted) < paged.TOLERANCE[FP16]
+
+
+def test_caches_past_two_billion_elements(device: str) -> None:
+    """32-bit offsets would wrap; the cache is never touched but in its last blocks."""
+    case = paged.make([1, 2], [20, 33], (2, 1), 64, 16, FP16, device)
+    used = len(case.cache)
+    first = (1 << 20) + 5
+    cache = torch.empty((first + used, 2, 1, 16, 64), dtype=FP16, device=device)
+    assert cache.numel() > 1 << 31
+    cache[first:] = case.cache
+    case.cache, case.blocks = cache, torch.where(case.blocks < 0, case.blocks, case.blocks + first)
+    wanted = paged.dense(case, 0.125, None, None)
+    assert paged.error(prefill(case, scale=0.125), wanted) < paged.TOLERANCE[FP16]
+    case.q, case.lens = case.q[:1], [20]
+    assert paged.error(decode(case, scale=0.125), wanted[:1]) < paged.TOLERANCE[FP16]
+    k, v = (torch.ones(1, 1, 64, dtype=FP16, device=device) * i for i in (1, 2))
+    slot = torch.tensor([len(cache) * 16 - 1], device=device)
+    rotate_and_store(case.q, k, v, torch.empty_like(case.q).flatten(1), cache, slot)
+    assert torch.equal(cache[-1, :, 0, -1], torch.cat((k[:, 0], v[:, 0])))
