@@ -30,13 +30,14 @@ Request = tuple[list[int], int]
 LOW_ID, HIGH_ID = 300, 7000
 
 
-def workloads(seed: int) -> dict[str, list[Request]]:
-    """Other ids every round, the same lengths."""
+def workloads(seed: int, divide: int) -> dict[str, list[Request]]:
+    """Other ids every round, the same lengths: these, divided by ``divide``."""
     ids = random.Random(seed)
     lengths = random.Random(0)
 
     def request(num_in: int, num_out: int) -> Request:
-        return [ids.randrange(LOW_ID, HIGH_ID) for _ in range(num_in)], num_out
+        prompt = [ids.randrange(LOW_ID, HIGH_ID) for _ in range(num_in // divide)]
+        return prompt, num_out // divide
 
     return {
         "1 request, 128 in, 128 out": [request(128, 128)],
@@ -91,12 +92,13 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--divide", type=int, default=1, help="shorten all lengths so many times")
     parser.add_argument("--only", default="", help="part of a workload's name")
     args = parser.parse_args()
     engines = {"pagoda": pagoda_runner(args), "transformers": transformers_runner(args)}
     rates: dict[str, dict[str, list[float]]] = {}
     for seed in range(args.rounds + 1):
-        for name, requests in workloads(seed).items():
+        for name, requests in workloads(seed, args.divide).items():
             if args.only not in name:
                 continue
             for engine, run in engines.items():
@@ -110,7 +112,8 @@ def main() -> None:
                 rates.setdefault(name, {}).setdefault(engine, []).append(rate)
                 print(f"round {seed}, {name}, {engine}: {rate:.1f} tokens/s", flush=True)
     print(f"\n{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, ")
-    print(f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, {args.dtype}\n")
+    print(f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, {args.dtype}, ")
+    print(f"lengths divided by {args.divide}\n")
     print("| workload | pagoda | transformers | ratio |\n|---|---|---|---|")
     for name, found in rates.items():
         shown = [f"{statistics.median(r):.1f} ({min(r):.1f}-{max(r):.1f})" for r in found.values()]
