@@ -26,10 +26,11 @@ from pagoda_openvino.cache import CacheLayout, PagedCache, read_layout
 from pagoda_openvino.compiling import compile_graph, properties
 from pagoda_openvino.llama import build_llama
 from pagoda_openvino.packing import first_inference, handing_back_pages
+from pagoda_openvino.quantization import QuantizedWeights
 from pagoda_openvino.rope import frequencies
 from pagoda_openvino.shape import read_shape
 from pagoda_openvino.step import check_batch, step_inputs
-from pagoda_openvino.weights import Weights, open_weights
+from pagoda_openvino.weights import Weights, open_source
 
 MOST_CACHE_BYTES = 4 << 30  # a user's own number has no limit
 
@@ -51,7 +52,9 @@ class OpenVINORunner:
         self._request: ov.InferRequest | None = None
 
     def load(self) -> None:
-        weights = open_weights(self.model, self.config, self.shape.tied)
+        source = open_source(self.model, self.config, self.shape.tied)
+        kind = self.config.quantization
+        weights = QuantizedWeights(source, kind) if kind else Weights(source)
         graph = build_llama(self.shape, weights)
         weights.source.finish()
         self._weights = weights

@@ -143,11 +143,11 @@ class Weights:
         return op.constant(tensor, shared_memory=True)
 
 
-def open_weights(model: ModelInfo, config: RunnerConfig, tied: bool) -> Weights:
-    """The checkpoint's, or random ones."""
+def open_source(model: ModelInfo, config: RunnerConfig, tied: bool) -> Source:
+    """The checkpoint, or random weights."""
     if config.load_format == "dummy":
-        return Weights(RandomWeights(config))
-    return Weights(Checkpoint(model, config, tied))
+        return RandomWeights(config)
+    return Checkpoint(model, config, tied)
 
 
 def as_float32(raw: RawTensor) -> npt.NDArray[np.float32]:

@@ -14,11 +14,11 @@ from shared_assets import assets, stories260k
 from pagoda import registry
 from pagoda.conformance.tiny import write_safetensors
 from pagoda.models.info import read_model_info
-from pagoda.platform import ModelInfo, RunnerConfig
+from pagoda.platform import BlockTable, ModelInfo, RunnerConfig, SamplingBatch, ScheduledBatch
 from pagoda.reference.load import random_weights
 from pagoda.reference.shape import read_shape
 
-__all__ = ["assets", "make_model", "open_runner", "stories260k"]
+__all__ = ["assets", "make_model", "open_runner", "prompts", "stories260k"]
 
 SIZES = {
     **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 131},
@@ -67,3 +67,27 @@ def open_runner() -> Iterator[Callable[..., Any]]:
     yield start
     for runner in opened:
         runner.close()
+
+
+@pytest.fixture
+def prompts() -> Callable[..., ScheduledBatch]:
+    def make(*lengths: int) -> ScheduledBatch:
+        """One step of whole prompts, every row's logits wanted, blocks far apart."""
+        rng, count = np.random.default_rng(sum(lengths)), len(lengths)
+        zeros, ones = np.zeros(count, np.float32), np.ones(count, np.float32)
+        blocks = np.arange(39, 39 - 9 * count, -1, dtype=np.int32).reshape(count, 9)
+        return ScheduledBatch(
+            slots=np.arange(count, dtype=np.int32),
+            admitted=np.ones(count, np.bool_),
+            query_start=np.cumsum([0, *lengths], dtype=np.int32),
+            token_ids=rng.integers(0, 131, sum(lengths), np.int32),
+            context_lens=zeros.astype(np.int32),
+            block_tables=(BlockTable(blocks, np.full(count, 9, np.int32)),),
+            sample_rows=np.arange(count, dtype=np.int32),
+            sampling=SamplingBatch(
+                zeros, zeros.astype(np.int32), ones, zeros, zeros, np.full(count, -1, np.int32)
+            ),
+            want_logits=True,
+        )
+
+    return make

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagoda.platform import BadCheckpoint, BlockTable, ModelInfo, SamplingBatch, ScheduledBatch
+from pagoda.platform import BadCheckpoint, ModelInfo
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 pytest.importorskip("pagoda_openvino", reason="pagoda-openvino is not installed")
@@ -35,29 +35,12 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 
 
-def prompts(*lengths: int) -> ScheduledBatch:
-    """One step of whole prompts, every row's logits wanted, blocks far apart."""
-    rng, count = np.random.default_rng(sum(lengths)), len(lengths)
-    zeros, ones = np.zeros(count, np.float32), np.ones(count, np.float32)
-    blocks = np.arange(39, 39 - 9 * count, -1, dtype=np.int32).reshape(count, 9)
-    return ScheduledBatch(
-        slots=np.arange(count, dtype=np.int32),
-        admitted=np.ones(count, np.bool_),
-        query_start=np.cumsum([0, *lengths], dtype=np.int32),
-        token_ids=rng.integers(0, 131, sum(lengths), np.int32),
-        context_lens=zeros.astype(np.int32),
-        block_tables=(BlockTable(blocks, np.full(count, 9, np.int32)),),
-        sample_rows=np.arange(count, dtype=np.int32),
-        sampling=SamplingBatch(
-            zeros, zeros.astype(np.int32), ones, zeros, zeros, np.full(count, -1, np.int32)
-        ),
-        want_logits=True,
-    )
-
-
 @pytest.mark.parametrize("name", SWITCHES)
 def test_the_numbers_of_the_reference(
-    make_model: Callable[..., ModelInfo], open_runner: Callable[..., Any], name: str
+    make_model: Callable[..., ModelInfo],
+    open_runner: Callable[..., Any],
+    prompts: Callable[..., Any],
+    name: str,
 ) -> None:
     model = make_model(**SWITCHES[name])
     batch = prompts(70, 1, 33, 8)
@@ -90,14 +73,18 @@ def test_operations_are_fused(
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
 def test_weights_are_not_copied(make_model: Callable[..., ModelInfo], stored: str) -> None:
     from pagoda.platform import RunnerConfig
-    from pagoda_openvino.weights import open_weights
+    from pagoda_openvino.weights import Checkpoint, Weights
 
-    weights = open_weights(make_model(stored=stored), RunnerConfig("float32"), tied=False)
+    source = Checkpoint(make_model(stored=stored), RunnerConfig("float32"), tied=False)
+    weights = Weights(source)
     node = weights.matrix("lm_head.weight", (131, 64))
     (held,) = weights.held
     assert not held.flags.owndata and not held.flags.writeable
     constant = node if stored == "float32" else node.input_value(0).get_node()
     assert constant.data.ctypes.data == held.ctypes.data
+    before = held.copy()
+    weights.hand_back_pages()
+    assert np.array_equal(held, before)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

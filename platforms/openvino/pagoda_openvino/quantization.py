@@ -1,0 +1,81 @@
+"""Weights in 8 or 4 bits, rounded at load: symmetric, so that a weight is a whole number times its
+scale; OpenVINO keeps them small and multiplies by the scale as it goes.
+
+int8   a scale for each row of every matrix
+int4   a scale for each 128 columns of each row (all columns where 128 does not divide them); the
+       embedding and the output matrix, which decide the tokens, in int8"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as op
+
+from pagoda.models.weights import RawTensor
+from pagoda_openvino.rope import ints
+from pagoda_openvino.weights import Source, Weights, as_float32
+
+GROUP = 128
+ROWS = 1 << 22  # numbers worked on at a time: no float32 copy of a large matrix
+LARGEST = {"int8": 127, "int4": 7}
+WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A matrix as numbers -LARGEST .. LARGEST and the float32 scale of each group."""
+
+    numbers: npt.NDArray[np.int8]  # [rows, groups, columns / groups]
+    scales: npt.NDArray[np.float32]  # [rows, groups, 1]
+
+
+class QuantizedWeights(Weights):
+    """Matrices rounded; norms and biases as they are."""
+
+    def __init__(self, source: Source, kind: str):
+        super().__init__(source)
+        self.kind = kind
+
+    def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
+        kind = "int8" if name in WHOLE else self.kind
+        rounded = round_matrix(self.source.take(name, size), kind)
+        if kind == "int4":
+            array: npt.NDArray[Any] = pack_pairs(rounded.numbers)
+            self.held.append(array)
+            tensor = ov.Tensor(array, ov.Shape(rounded.numbers.shape), ov.Type.i4)
+            stored = op.constant(tensor, shared_memory=True)
+        else:
+            stored = self._constant(rounded.numbers[:, 0], ov.Type.i8)
+        scales = rounded.scales if kind == "int4" else rounded.scales[:, 0]
+        weight = op.multiply(op.convert(stored, "f32"), op.constant(scales))
+        return op.reshape(weight, ints(list(size)), False) if kind == "int4" else weight
+
+
+def round_matrix(raw: RawTensor, kind: str) -> Rounded:
+    """The largest number of a group becomes LARGEST, the others the nearest in its steps."""
+    rows, columns = raw.shape
+    grouped = kind == "int4" and columns % GROUP == 0
+    groups = columns // GROUP if grouped else 1
+    numbers = np.empty((rows, groups, columns // groups), np.int8)
+    scales = np.empty((rows, groups, 1), np.float32)
+    width = len(raw.buffer) // rows
+    for start in range(0, rows, max(1, ROWS // columns)):
+        end = min(rows, start + max(1, ROWS // columns))
+        part = raw.buffer[start * width : end * width]
+        values = as_float32(RawTensor(raw.name, raw.dtype, (end - start, columns), part))
+        values = values.reshape(end - start, groups, -1)
+        largest = np.maximum(np.abs(values).max(axis=-1, keepdims=True), np.float32(1e-30))
+        scales[start:end] = largest / np.float32(LARGEST[kind])
+        numbers[start:end] = np.rint(values / scales[start:end])
+    return Rounded(numbers, scales)
+
+
+def pack_pairs(numbers: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Two 4-bit numbers a byte, the first in the lower half, as OpenVINO lays out i4."""
+    halves = (numbers.reshape(-1, 2) & 15).astype(np.uint8)
+    packed: npt.NDArray[np.uint8] = halves[:, 0] | (halves[:, 1] << np.uint8(4))
+    return packed
