@@ -14,7 +14,7 @@ import numpy as np
 
 from pagoda.engine.messages import EngineOutput, EngineOutputs, EngineRequest, EngineStats
 from pagoda.engine.results import collect_logprobs, collect_scores
-from pagoda.platform.errors import InvalidValue, PagodaError
+from pagoda.platform.errors import InvalidValue, PagodaError, UnsupportedFeature
 from pagoda.platform.runner import ModelRunner, StepHandle, StepResult
 from pagoda.platform.types import StepLimits, StepStats
 from pagoda.registry import observers
@@ -107,7 +107,9 @@ class EngineCore:
             allowed = f"must have 1 to {self.shape.max_model_len - 1} tokens"
             raise InvalidValue("prompt", f"{len(prompt)} tokens", allowed)
         grammar: Matcher | None = None
-        if params.structured_outputs is not None and self.grammars is not None:
+        if params.structured_outputs is not None:
+            if self.grammars is None:
+                raise UnsupportedFeature("structured_outputs: this engine compiles no grammars")
             grammar = self.grammars.start(params.structured_outputs)
         sampling = SamplingState(
             params, self.shape.vocab_size, prompt, message.eos_token_ids, grammar
