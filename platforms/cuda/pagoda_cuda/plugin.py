@@ -66,15 +66,17 @@ def pagoda_settings(model: ModelInfo, devices: Sequence[DeviceInfo]) -> Mapping[
 def pagoda_create_runner(
     config: RunnerConfig, model: ModelInfo, devices: Sequence[DeviceInfo]
 ) -> ModelRunner:
-    from pagoda_cuda.attention import TritonAttention
-    from pagoda_cuda.device import CudaDevice
-    from pagoda_cuda.graphs import CudaGraphs
-    from pagoda_cuda.ops import OPS
+    import torch
+
     from pagoda_torch.family import TorchFamily
     from pagoda_torch.gather_attention import GatherAttention
+    from pagoda_torch.gpu.device import GpuDevice
+    from pagoda_torch.gpu.graphs import CudaGraphs
     from pagoda_torch.runner import TorchRunner
+    from pagoda_torch.triton.attention import TritonAttention
+    from pagoda_torch.triton.ops import OPS
 
-    device = CudaDevice(int(devices[0].id) if devices else 0)
+    device = GpuDevice(torch.device("cuda", int(devices[0].id) if devices else 0))
     family = TorchFamily(
         device=device,
         attention=[TritonAttention(), GatherAttention()],

@@ -67,16 +67,16 @@ class Stand:
 
 
 def family() -> TorchFamily:
-    from pagoda_cuda.attention import TritonAttention
-    from pagoda_cuda.ops import OPS
+    from pagoda_torch.triton.attention import TritonAttention
+    from pagoda_torch.triton.ops import OPS
 
     device: Any = Stand()
     graphs: Any = device
     if kernel_mode.on_gpu():
-        from pagoda_cuda.device import CudaDevice
-        from pagoda_cuda.graphs import CudaGraphs
+        from pagoda_torch.gpu.device import GpuDevice
+        from pagoda_torch.gpu.graphs import CudaGraphs
 
-        device = CudaDevice(0)
+        device = GpuDevice(torch.device("cuda", 0))
         graphs = CudaGraphs(device.device)
     return TorchFamily(device=device, attention=[TritonAttention()], ops=OPS, graphs=graphs)
 

@@ -1,4 +1,4 @@
-"""CUDA graphs that share one pool of memory."""
+"""CUDA graphs, which on ROCm are HIP graphs by the same name, that share one pool of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A GPU as a torch device: pinned copies both ways, and results that are awaited by an event."""
+"""A GPU as a torch device: pinned copies both ways, and results that are awaited by an event.
+
+The vendor is the device's type: everything goes through ``torch.get_device_module``."""
 
 from __future__ import annotations
 
@@ -17,33 +19,34 @@ class Arriving:
     """A step's arrays on their way to pinned host memory."""
 
     arrays: dict[str, Tensor]
-    copied: torch.cuda.Event
+    copied: Any  # the vendor's Event
 
     def wait(self) -> dict[str, npt.NDArray[Any]]:
         self.copied.synchronize()
         return {name: tensor.numpy() for name, tensor in self.arrays.items()}
 
 
-class CudaDevice:
+class GpuDevice:
     """Implements ``pagoda_torch.family.TorchDevice``; all its work is on one stream."""
 
     overlaps = True
 
-    def __init__(self, index: int):
-        self.device = torch.device("cuda", index)
-        torch.cuda.set_device(self.device)
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.api: Any = torch.get_device_module(device)
+        self.api.set_device(device)
 
     def memory(self) -> tuple[int, int]:
-        free, total = torch.cuda.mem_get_info(self.device)
-        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        free, total = self.api.mem_get_info(self.device)
+        held = self.api.memory_reserved(self.device) - self.api.memory_allocated(self.device)
         return free + held, total
 
     def peak_bytes(self, work: Callable[[], None]) -> int:
         self._release()
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
+        before: int = self.api.memory_allocated(self.device)
+        self.api.reset_peak_memory_stats(self.device)
         work()
-        peak = torch.cuda.max_memory_reserved(self.device)  # with what fragments
+        peak: int = self.api.max_memory_reserved(self.device)  # with what fragments
         self._release()
         return max(0, peak - before)
 
@@ -55,7 +58,7 @@ class CudaDevice:
 
     def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Arriving:
         arrays = {name: _download(tensor) for name, tensor in work().items()}
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied = self.api.Event()
         copied.record()
         return Arriving(arrays, copied)
 
@@ -64,9 +67,9 @@ class CudaDevice:
 
     def _release(self) -> None:
         """Give back what no tensor holds any more."""
-        torch.cuda.synchronize(self.device)
+        self.api.synchronize(self.device)
         gc.collect()
-        torch.cuda.empty_cache()
+        self.api.empty_cache()
 
 
 def _download(tensor: Tensor) -> Tensor:
