@@ -19,6 +19,8 @@ PUBLIC = frozenset(
     {
         "pagoda.platform",
         "pagoda.models.info",
+        "pagoda.models.rope",
+        "pagoda.models.shape",
         "pagoda.models.weights",
         "pagoda.sampling.reference",
         "pagoda.workers",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pagoda.models.info import read_model_info
+from pagoda.models.shape import read_shape
 from pagoda.platform import (
     BadCheckpoint,
     BlockTable,
@@ -21,7 +22,6 @@ from pagoda.platform import (
 from pagoda.reference import plugin
 from pagoda.reference.load import load_weights, random_weights
 from pagoda.reference.runner import ReferenceRunner
-from pagoda.reference.shape import read_shape
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -38,12 +38,12 @@ def folder(tmp_path):
 
 def load(folder):
     info = read_model_info(folder)
-    return load_weights(read_shape(info), info, RunnerConfig(dtype="float32"))
+    return load_weights(read_shape(info, "reference"), info, RunnerConfig(dtype="float32"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_every_float_dtype_is_read(folder, write_safetensors, dtype):
-    weights = random_weights(read_shape(read_model_info(folder)), seed=0)
+    weights = random_weights(read_shape(read_model_info(folder), "reference"), seed=0)
     if dtype == "bfloat16":
         stored = {n: (w.view(np.uint32) >> 16).astype(np.uint16) for n, w in weights.items()}
     else:
@@ -60,7 +60,7 @@ def test_every_float_dtype_is_read(folder, write_safetensors, dtype):
 
 
 def test_wrong_tensors_are_named(folder, write_safetensors):
-    weights = random_weights(read_shape(read_model_info(folder)), seed=0)
+    weights = random_weights(read_shape(read_model_info(folder), "reference"), seed=0)
     file = folder / "model.safetensors"
     norm = weights.pop("model.norm.weight")
     write_safetensors(file, {**weights, "surprise": norm})
@@ -77,7 +77,7 @@ def test_wrong_tensors_are_named(folder, write_safetensors):
 
 
 def test_random_weights_depend_on_the_seed_alone(folder):
-    shape = read_shape(read_model_info(folder))
+    shape = read_shape(read_model_info(folder), "reference")
     first, again, other = (random_weights(shape, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(

@@ -6,12 +6,12 @@ import numpy as np
 
 from pagoda.conformance.tiny import TinyModel
 from pagoda.models.info import read_model_info
+from pagoda.models.shape import read_shape
 from pagoda.platform.batch import Float32, Int32
 from pagoda.platform.types import RunnerConfig
 from pagoda.reference.attention import attention
 from pagoda.reference.llama import Attend, Llama
 from pagoda.reference.load import load_weights
-from pagoda.reference.shape import read_shape
 
 
 class Oracle:
@@ -19,7 +19,7 @@ class Oracle:
 
     def __init__(self, model: TinyModel):
         info = read_model_info(model.folder)
-        self.shape = read_shape(info)
+        self.shape = read_shape(info, "reference")
         weights = load_weights(self.shape, info, RunnerConfig(dtype="float32"))
         self.llama = Llama(self.shape, weights, info.max_len)
         self._logits: dict[tuple[int, ...], Float32] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pagoda.models.shape import LlamaShape
 from pagoda.platform.batch import Float32, Int32, ScheduledBatch
-from pagoda.reference.shape import LlamaShape
 
 
 class PagedCache:

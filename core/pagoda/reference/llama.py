@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from pagoda.models.shape import LlamaShape
 from pagoda.platform.batch import Float32, Int32
 from pagoda.reference.rope import rotate, tables
-from pagoda.reference.shape import LlamaShape
 
 Attend = Callable[[int, Float32, Float32, Float32], Float32]
 """(layer, query [T, Hq, D], key [T, Hk, D], value [T, Hk, D]) -> [T, Hq, D]"""

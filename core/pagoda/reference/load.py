@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pagoda.models.shape import LlamaShape
 from pagoda.models.weights import RawTensor, iter_weights, list_weights
 from pagoda.platform.batch import Float32
 from pagoda.platform.errors import BadCheckpoint
 from pagoda.platform.types import ModelInfo, RunnerConfig
-from pagoda.reference.shape import LlamaShape
 
 _WORDS = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pagoda.models.rope import frequencies
+from pagoda.models.shape import read_shape
 from pagoda.platform.batch import PENDING, Float32, Int32, ScheduledBatch
 from pagoda.platform.errors import OutOfMemory, PagodaError, UnsupportedFeature
 from pagoda.platform.runner import (
@@ -20,8 +22,6 @@ from pagoda.reference.attention import PagedCache
 from pagoda.reference.checks import check_batch
 from pagoda.reference.llama import Llama
 from pagoda.reference.load import load_weights
-from pagoda.reference.rope import frequencies
-from pagoda.reference.shape import read_shape
 from pagoda.sampling.reference import logprobs_of, sample
 
 DEFAULT_BLOCK_SIZE = 16
@@ -34,8 +34,10 @@ class ReferenceRunner:
     def __init__(self, config: RunnerConfig, model: ModelInfo):
         self.config = config
         self.model = model
-        self.shape = read_shape(model)
-        frequencies(self.shape.rope, self.shape.head_dim)  # an unknown RoPE is refused early
+        self.shape = read_shape(model, "reference")
+        frequencies(
+            self.shape.rope, self.shape.head_dim, "reference"
+        )
         for name, value, known in (
             ("dtype", config.dtype, ("float32",)),
             ("kv_cache_dtype", config.kv_cache_dtype, ("auto", "float32")),

@@ -9,6 +9,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
+from pagoda.models.rope import frequencies
+from pagoda.models.shape import LlamaShape
 from pagoda_openvino.paged_attention import (
     Heads,
     cache_parameters,
@@ -16,8 +18,7 @@ from pagoda_openvino.paged_attention import (
     parameter,
     step_parameters,
 )
-from pagoda_openvino.rope import Rotation, frequencies, ints
-from pagoda_openvino.shape import LlamaShape
+from pagoda_openvino.rope import Rotation, ints
 from pagoda_openvino.weights import Weights
 
 
@@ -36,7 +37,7 @@ class _Builder:
         )
         self.step = step_parameters()
         self.caches: list[ov.Node] = []
-        radians = frequencies(shape.rope, shape.head_dim)
+        radians = frequencies(shape.rope, shape.head_dim, "openvino")
         self.rotation = Rotation(self.positions, radians)
 
     def model(self) -> ov.Model:

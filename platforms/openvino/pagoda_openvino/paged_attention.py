@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from pagoda.platform import Unavailable
+from pagoda.platform import ModelInfo, Unavailable, UnsupportedFeature
 
 TESTED = "2026.4"
 NUM_INPUTS = 28
@@ -89,6 +89,18 @@ def attention_alone(heads: Heads) -> ov.Model:
     cache, step = cache_parameters(0), step_parameters()
     result = op.result(paged_attention(qkv, cache, step, heads))
     return ov.Model([result], [*qkv, *cache, *step.values()], "attention")
+
+
+def refuse_soft_caps(model: ModelInfo) -> None:
+    """Raise UnsupportedFeature for a model whose attention scores have one: the op would ignore it
+    in silence."""
+    cap = model.config.get("attn_logit_softcapping")
+    if cap:
+        raise UnsupportedFeature(
+            f"{model.architecture}: attn_logit_softcapping={cap}, and OpenVINO's paged attention"
+            " has no soft cap",
+            "another --device",
+        )
 
 
 def require_known_op() -> None:

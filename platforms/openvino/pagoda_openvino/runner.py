@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import openvino as ov
 
+from pagoda.models.rope import frequencies
+from pagoda.models.shape import read_shape
 from pagoda.platform import (
     Done,
     KVCacheSpec,
@@ -26,9 +28,8 @@ from pagoda_openvino.cache import CacheLayout, PagedCache, read_layout
 from pagoda_openvino.compiling import compile_graph, properties
 from pagoda_openvino.llama import build_llama
 from pagoda_openvino.packing import first_inference, handing_back_pages
+from pagoda_openvino.paged_attention import refuse_soft_caps
 from pagoda_openvino.quantization import QuantizedWeights
-from pagoda_openvino.rope import frequencies
-from pagoda_openvino.shape import read_shape
 from pagoda_openvino.step import check_batch, step_inputs
 from pagoda_openvino.weights import Weights, open_source
 
@@ -42,8 +43,11 @@ class OpenVINORunner:
         self.config = config
         self.model = model
         self.device = device
-        self.shape = read_shape(model)
-        frequencies(self.shape.rope, self.shape.head_dim)  # an unknown RoPE is refused early
+        refuse_soft_caps(model)
+        self.shape = read_shape(model, "openvino")
+        frequencies(
+            self.shape.rope, self.shape.head_dim, "openvino"
+        )
         self.properties = properties(config)
         self.compiled: ov.CompiledModel | None = None
         self.cache: PagedCache | None = None

@@ -14,9 +14,9 @@ from shared_assets import assets, stories260k
 from pagoda import registry
 from pagoda.conformance.tiny import write_safetensors
 from pagoda.models.info import read_model_info
+from pagoda.models.shape import read_shape
 from pagoda.platform import BlockTable, ModelInfo, RunnerConfig, SamplingBatch, ScheduledBatch
 from pagoda.reference.load import random_weights
-from pagoda.reference.shape import read_shape
 
 __all__ = ["assets", "make_model", "open_runner", "prompts", "stories260k"]
 
@@ -38,7 +38,7 @@ def make_model(tmp_path: Path) -> Callable[..., ModelInfo]:
         rng = np.random.default_rng(5)
         weights = {
             name: tensor if name.endswith(".weight") else rng.normal(0, 0.3, tensor.shape)
-            for name, tensor in random_weights(read_shape(model), 3).items()
+            for name, tensor in random_weights(read_shape(model, "reference"), 3).items()
         }
         tensors = {name: tensor.astype(np.float32) for name, tensor in weights.items()}
         write_safetensors(tmp_path / "model.safetensors", tensors, stored)

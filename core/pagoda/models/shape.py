@@ -67,19 +67,23 @@ class LlamaShape:
         return found
 
 
-def read_shape(model: ModelInfo) -> LlamaShape:
-    """Understand a config.  Raises UnsupportedFeature for what this platform does not run."""
+def read_shape(model: ModelInfo, platform: str) -> LlamaShape:
+    """Understand a config.  Raises UnsupportedFeature, in the name of ``platform``, for what is not
+    of this family or would come out wrong."""
     config: Mapping[str, Any] = model.config
     if model.architecture not in ARCHITECTURES:
         raise UnsupportedFeature(
-            f"the reference platform runs {', '.join(ARCHITECTURES)}, not {model.architecture}",
+            f"platform {platform!r} runs {', '.join(ARCHITECTURES)}, not {model.architecture}",
             "another --device",
         )
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
         raise UnsupportedFeature(
-            f"the reference platform knows hidden_act silu, not {config['hidden_act']!r}",
+            f"platform {platform!r} knows hidden_act silu, not {config['hidden_act']!r}",
             "another --device",
         )
+    epsilon = config.get("rms_norm_eps", 1e-6)
+    if not isinstance(epsilon, int | float):
+        raise BadCheckpoint(f"config.json: rms_norm_eps={epsilon!r}, a number was expected")
     qwen2 = model.architecture == "Qwen2ForCausalLM"
     mistral = model.architecture == "MistralForCausalLM"
     attention_bias = bool(config.get("attention_bias")) and not (qwen2 or mistral)
@@ -91,7 +95,7 @@ def read_shape(model: ModelInfo) -> LlamaShape:
         head_dim=model.head_dim,
         intermediate=_size(config, "intermediate_size"),
         vocab_size=model.vocab_size,
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        norm_eps=float(epsilon),
         tied=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=qwen2 or attention_bias,
         o_bias=attention_bias,
