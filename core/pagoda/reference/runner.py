@@ -35,9 +35,7 @@ class ReferenceRunner:
         self.config = config
         self.model = model
         self.shape = read_shape(model, "reference")
-        frequencies(
-            self.shape.rope, self.shape.head_dim, "reference"
-        )
+        frequencies(self.shape.rope, self.shape.head_dim, "reference")
         for name, value, known in (
             ("dtype", config.dtype, ("float32",)),
             ("kv_cache_dtype", config.kv_cache_dtype, ("auto", "float32")),

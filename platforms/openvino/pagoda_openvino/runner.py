@@ -45,9 +45,7 @@ class OpenVINORunner:
         self.device = device
         refuse_soft_caps(model)
         self.shape = read_shape(model, "openvino")
-        frequencies(
-            self.shape.rope, self.shape.head_dim, "openvino"
-        )
+        frequencies(self.shape.rope, self.shape.head_dim, "openvino")
         self.properties = properties(config)
         self.compiled: ov.CompiledModel | None = None
         self.cache: PagedCache | None = None
