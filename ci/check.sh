@@ -13,7 +13,7 @@ case $venv in /*) export PATH="$venv/bin:$PATH" ;; esac
 
 # The trees themselves, editable: extras would install copies of the siblings.
 pip install --quiet --upgrade pip
-pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu
+pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu -e platforms/openvino
 # Without Triton and a GPU its probe can be tested; where Triton is installed, so are the kernels.
 pip install --quiet --no-deps -e kernels/triton -e platforms/cuda
 
@@ -24,6 +24,6 @@ mypy
 # The tests' models are tiny: a second thread would only wait for the first.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 python -m pytest "$@"
-for platform in reference cpu; do
+for platform in reference cpu openvino; do
     python -m pytest -q --pagoda-platform "$platform"
 done

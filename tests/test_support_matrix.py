@@ -45,6 +45,8 @@ def test_results_are_of_what_is_declared(name: str) -> None:
     today = choice.platform.ask("pagoda_capabilities", model=None, devices=choice.devices)
     declared = recorded["declared"]
     assert sorted(declared["features"]) == sorted(feature.value for feature in today.features)
+    if recorded["devices"] != [f"{device.id}: {device.name}" for device in choice.devices]:
+        return  # recorded on another machine, whose dtypes may be others
     for key in ("dtypes", "kv_dtypes", "quantizations"):
         assert sorted(declared[key]) == sorted(getattr(today, key)), (
             f"{key} changed: pytest --pagoda-platform {name} --pagoda-level full"

@@ -76,15 +76,17 @@ def test_copies_read_before_they_write(
 
 
 def test_no_torch(stories260k: Path) -> None:
+    """Neither is touched, nor could be: importing either raises there."""
     program = """
 import sys
+sys.modules.update(dict.fromkeys(("torch", "transformers", "pagoda_torch")))
 from pagoda.llm import LLM
 from pagoda.sampling.params import SamplingParams
 with LLM(sys.argv[1], device="openvino", show_progress=False) as llm:
-    llm.generate("Once", SamplingParams(max_tokens=3, logprobs=2), use_tqdm=False)
-print(sorted({"torch", "transformers"} & set(sys.modules)))
+    done = llm.generate("Once", SamplingParams(max_tokens=3, logprobs=2), use_tqdm=False)
+print(len(done[0].outputs[0].token_ids))
 """
     command = [sys.executable, "-c", program, str(stories260k / "hf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.splitlines()[-1] == "3"
