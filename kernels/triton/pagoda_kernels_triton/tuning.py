@@ -1,7 +1,7 @@
-"""Tile sizes by architecture: measured on an H200 for compute capability 9, elsewhere what compiles
-without spilling.
+"""Tile sizes by architecture: measured on an H200 for sm_90, elsewhere what compiles without
+spilling (the matrix in the README).
 
-One table instead of autotuning: start-up stays short and the same input gives the same bits."""
+Tables instead of autotuning: start-up stays short and the same input gives the same bits."""
 
 from __future__ import annotations
 
@@ -22,43 +22,84 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """One kernel's tiles on one architecture; a head is large above 128."""
+
+    small: Tile  # 16-bit elements
+    large: Tile
+    small_float: Tile  # 32-bit elements
+    large_float: Tile
+
+    def of(self, head_size: int, itemsize: int) -> Tile:
+        if itemsize == 4:
+            return self.large_float if head_size > 128 else self.small_float
+        return self.large if head_size > 128 else self.small
+
+
+@dataclass(frozen=True)
 class Target:
     """What the tables go by."""
 
-    kind: str  # "cuda", "hip", "xpu", or "cpu" under the interpreter
-    generation: int  # compute capability major for cuda; 0 elsewhere
-    num_units: int  # multiprocessors
+    arch: str  # a row of the tables
+    num_units: int  # multiprocessors, or compute units
+
+
+_FLOAT = Tile(64, 32, 4, 1), Tile(32, 32, 4, 1)
+_PREFILL = {
+    "": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
+    "sm_80": Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 1), *_FLOAT),
+    "sm_90": Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), *_FLOAT),
+}
+_FLOAT = Tile(16, 32, 4, 2), Tile(16, 32, 4, 2)
+_DECODE = {
+    "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
+    "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_FLOAT),
+    "sm_90": Tiles(Tile(16, 64, 4, 3), Tile(16, 32, 4, 2), *_FLOAT),
+}
+_ALIKE = {
+    **dict.fromkeys(("sm_86", "sm_87"), "sm_89"),
+    **{"sm_103": "sm_100", "sm_121": "sm_120", "gfx908": "gfx90a", "gfx1200": "gfx1201"},
+    **dict.fromkeys(("gfx940", "gfx941"), "gfx942"),
+    **dict.fromkeys(("gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151"), "gfx1100"),
+}
+_stand_in = Target("", 1)
+
+
+def assume(target: Target) -> None:
+    """Take ``target`` for what CPU tensors are on: for the interpreter, and for compiling without
+    a device."""
+    global _stand_in
+    _stand_in = target
+
+
+def target_of(device: torch.device) -> Target:
+    """The target behind a torch device."""
+    return _stand_in if device.type == "cpu" else _asked(device)
 
 
 @cache
-def target_of(device: torch.device) -> Target:
-    """The target behind a torch device."""
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        kind = "cuda" if torch.version.hip is None else "hip"
-        major = properties.major if kind == "cuda" else 0
-        return Target(kind, major, properties.multi_processor_count)
+def _asked(device: torch.device) -> Target:
     if device.type == "xpu":
-        return Target("xpu", 0, torch.xpu.get_device_properties(device).max_compute_units)
-    return Target(device.type, 0, 1)
+        return Target("xpu", torch.xpu.get_device_properties(device).max_compute_units)
+    found = torch.cuda.get_device_properties(device)
+    arch = f"sm_{found.major}{found.minor}" if torch.version.hip is None else found.gcnArchName
+    return Target(arch.partition(":")[0], found.multi_processor_count)
 
 
 def prefill_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     """For queries of several tokens."""
-    if itemsize == 4:
-        return Tile(32, 32, 4, 1) if head_size > 128 else Tile(64, 32, 4, 1)
-    if target.kind == "cuda" and target.generation >= 9:
-        return Tile(128, 64, 8, 2) if head_size > 128 else Tile(128, 64, 4, 3)
-    return Tile(64, 32, 4, 1) if target.kind == "hip" or head_size > 128 else Tile(64, 64, 4, 2)
+    return _row(_PREFILL, target).of(head_size, itemsize)
 
 
 def decode_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     """For queries of one token; ``rows`` is the least the matrix unit takes."""
-    if itemsize == 4 or head_size > 128:
-        return Tile(16, 32, 4, 1 if target.kind == "hip" else 2)
-    if target.kind == "cuda" and target.generation >= 9:
-        return Tile(16, 64, 4, 3)
-    return Tile(16, 32, 4, 1) if target.kind == "hip" else Tile(16, 64, 4, 2)
+    return _row(_DECODE, target).of(head_size, itemsize)
+
+
+def _row(table: dict[str, Tiles], target: Target) -> Tiles:
+    """That of the architecture, else of one like it, else what any takes."""
+    arch = _ALIKE.get(target.arch, target.arch)
+    return table.get(arch, table[""])
 
 
 def num_splits(target: Target, rows: int, kv_heads: int) -> int:
