@@ -32,7 +32,13 @@ class Runtime(Protocol):
         """A host tensor on the device: cut along ``axis`` among the devices, or whole on each."""
         ...
 
-    def zeros(self, shape: Sequence[int], dtype: torch.dtype, axis: int | None = None) -> Tensor:
+    def filled(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        value: float,
+        axis: int | None = None,
+    ) -> Tensor:
         """A tensor made on the device, cut along ``axis``; updates in place keep its memory."""
         ...
 

@@ -89,7 +89,7 @@ class XlaRunner:
             )
             self._choose_kernels(context.attention_layers)
             Placer(self.runtime).place(model)
-            last_tokens = self.runtime.zeros((config.max_requests + 1,), torch.int32)
+            last_tokens = self.runtime.filled((config.max_requests + 1,), torch.int32, 0)
         self._layers = context.attention_layers
         self._sampler = SamplerGraphs(self.runtime, model, last_tokens, self.info.vocab_size)
         self._graphs = StepGraphs(
@@ -157,7 +157,7 @@ class XlaRunner:
         for layer in self._layers:  # and the null block
             shape = layer.backend.cache_shape(num_blocks + 1, self.block_size, layer.spec)
             axis = 1 if self._cache_parts() > 1 else None
-            layer.cache = self.runtime.zeros(shape, self.dtype, axis)
+            layer.cache = self.runtime.filled(shape, self.dtype, 0.0, axis)
         self._num_blocks = num_blocks
 
     def warm_up(self) -> None:
@@ -247,6 +247,12 @@ class XlaRunner:
         if self._graphs is None or self._sampler is None:
             raise PagodaError("the runner is used before load()")
         return self._graphs, self._sampler
+
+    def poison_cache(self) -> None:
+        """NaN wherever nobody has written; the kit's."""
+        for layer in self._layers:
+            shape, axis = layer.cache.shape, 1 if self._cache_parts() > 1 else None
+            layer.cache = self.runtime.filled(shape, self.dtype, float("nan"), axis)
 
     @property
     def num_compiles(self) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pagoda.platform import OutOfMemory, PagodaError
 from pagoda_xla.host_memory import host_memory
+from pagoda_xla.pallas_splice import splice
 
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "Ran out of memory", "out of memory")
 
@@ -42,6 +43,7 @@ class TorchXlaRuntime:
         else:
             self.device = torch_xla.device(index)
         self.emulated = xr.device_type() == "CPU"
+        self.interpret = self.emulated  # Pallas kernels as plain HLO
 
     def memory(self) -> tuple[int, int]:
         if self.emulated:
@@ -55,15 +57,20 @@ class TorchXlaRuntime:
     def shard(self, tensor: Tensor, axis: int | None) -> Tensor:
         return self._cut(tensor.to(self.device), axis)
 
-    def zeros(self, shape: Sequence[int], dtype: torch.dtype, axis: int | None = None) -> Tensor:
-        made = self._cut(torch.zeros(tuple(shape), dtype=dtype, device=self.device), axis)
+    def filled(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        value: float,
+        axis: int | None = None,
+    ) -> Tensor:
+        made = self._cut(torch.full(tuple(shape), value, dtype=dtype, device=self.device), axis)
         torch_xla.sync()  # memory of its own, which can be given to a graph and taken back
         return made
 
     def _cut(self, tensor: Tensor, axis: int | None) -> Tensor:
         if self._mesh is not None:
-            among = [None] * tensor.dim() if axis is None else _along(tensor.dim(), axis)
-            spmd.mark_sharding(tensor, self._mesh, tuple(among))
+            spmd.mark_sharding(tensor, self._mesh, _along(tensor.dim(), axis))
         return tensor
 
     def compile(
@@ -89,6 +96,28 @@ class TorchXlaRuntime:
     def download(self, tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
         return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
+    def call_pallas(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Tensor],
+        axes: Sequence[int | None],
+        **static: Any,
+    ) -> Tensor:
+        """The result of a Pallas function, in the graph being traced.  Where devices share the
+        model each calls it on its part: ``axes`` says along which axis the arguments are cut, and
+        the result is cut as the first is."""
+        if self._mesh is None:
+            return splice(function, arguments, self.interpret, **static)
+        parts = [
+            spmd.enable_manual_sharding(x, _along(x.dim(), axis), mesh=self._mesh).global_tensor
+            for x, axis in zip(arguments, axes, strict=True)
+        ]
+        found = splice(function, parts, self.interpret, **static)
+        first = arguments[0]
+        return spmd.disable_manual_sharding(
+            found, _along(first.dim(), axes[0]), first.shape, mesh=self._mesh
+        ).global_tensor
+
     def num_compiles(self) -> int:
         return _count("CompileTime")
 
@@ -103,10 +132,9 @@ class TorchXlaRuntime:
         return found
 
 
-def _along(num_axes: int, axis: int) -> list[int | None]:
-    among: list[int | None] = [None] * num_axes
-    among[axis] = 0
-    return among
+def _along(num_axes: int, axis: int | None) -> tuple[int | None, ...]:
+    """A partition of the mesh's one axis along ``axis``; None: whole on every device."""
+    return tuple(0 if i == axis else None for i in range(num_axes))
 
 
 def _count(metric: str) -> int:
