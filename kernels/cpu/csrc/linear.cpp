@@ -1,0 +1,80 @@
+// Products of a few or many rows with a packed weight: which mode, and who does what.
+#include "linear.h"
+
+#include "linear_finish.h"
+
+#if defined(PAGODA_AMX)
+#include "linear_amx.h"
+#elif defined(PAGODA_AVX512)
+#include "linear_avx512.h"
+#elif defined(PAGODA_AVX2)
+#include "linear_avx2.h"
+#else
+#include "linear_portable.h"
+#endif
+
+namespace pagoda::linear {
+namespace {
+
+constexpr int rows_at_once = 192;  // their sums for a unit are 48 KB
+
+template <class Mode>
+struct VectorUnits : Mode {
+    static void unit(const Packed& packed, const Inputs& x, int64_t panel, int count, int64_t row, int rows, float* sums) {
+        unit_product<Mode>(packed, x, panel, count, row, rows, sums);
+    }
+};
+
+// Units of panels go to whoever is free: each is read from memory once.
+template <class Mode, class T>
+void run(const Packed& packed, const T* x, int64_t rows, T* out, Activation activation) {
+    const Inputs inputs = Mode::inputs(packed, x, rows);
+    // Smaller units where there would be too few for the threads.
+    const int unit = packed.panels >= 2 * unit_panels * num_threads() ? unit_panels : 2;
+    parallel_each((packed.panels + unit - 1) / unit, 1, [&](int64_t i, int) {
+        const int64_t panel = i * unit;
+        const int count = int(std::min<int64_t>(unit, packed.panels - panel));
+        float* sums = static_cast<float*>(scratch(slot_work, size_t(rows_at_once) * tile_stride * sizeof(float)));
+        for (int64_t row = 0; row < rows; row += rows_at_once) {
+            const int now = int(std::min<int64_t>(rows_at_once, rows - row));
+            Mode::unit(packed, inputs, panel, count, row, now, sums);
+            finish_unit(packed, panel, count, now, sums, out + row * packed.width(), activation);
+        }
+    });
+}
+
+#if defined(PAGODA_AMX)
+template <Weight Kind, class Few, class T>
+void run_or_tiles(const Packed& packed, const T* x, int64_t rows, T* out, Activation activation, int rows_for_tiles) {
+    if (rows >= rows_for_tiles) run<TileMode<Kind>>(packed, x, rows, out, activation);
+    else run<VectorUnits<Few>>(packed, x, rows, out, activation);
+}
+#else
+template <Weight Kind, class Few, class T>
+void run_or_tiles(const Packed& packed, const T* x, int64_t rows, T* out, Activation activation, int) {
+    run<VectorUnits<Few>>(packed, x, rows, out, activation);
+}
+constexpr int rows_for_bf16_tiles = 0, rows_for_int8_tiles = 0, rows_for_int4_tiles = 0;
+#endif
+
+}  // namespace
+
+template <class T>
+void product(const Packed& packed, const T* x, int64_t rows, T* out, Activation activation) {
+    switch (packed.weight) {
+        case Weight::f32: return run<VectorUnits<FloatMode<float>>>(packed, x, rows, out, activation);
+        case Weight::fp16: return run<VectorUnits<FloatMode<fp16>>>(packed, x, rows, out, activation);
+        case Weight::bf16:
+            return run_or_tiles<Weight::bf16, Bf16Mode>(packed, x, rows, out, activation, rows_for_bf16_tiles);
+        case Weight::int8:
+            return run_or_tiles<Weight::int8, Int8Mode>(packed, x, rows, out, activation, rows_for_int8_tiles);
+        case Weight::int4:
+            return run_or_tiles<Weight::int4, Int4Mode>(packed, x, rows, out, activation, rows_for_int4_tiles);
+    }
+}
+
+template void product(const Packed&, const float*, int64_t, float*, Activation);
+template void product(const Packed&, const bf16*, int64_t, bf16*, Activation);
+template void product(const Packed&, const fp16*, int64_t, fp16*, Activation);
+
+}  // namespace pagoda::linear

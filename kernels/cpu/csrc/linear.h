@@ -1,0 +1,97 @@
+// A weight matrix laid out for products with few rows: read once, front to back, by every product.
+// Outputs lie in panels of 16; within a panel numbers follow each other by input, the inputs that one
+// instruction multiplies at once side by side.  The layout is the level's own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "numbers.h"
+
+namespace pagoda::linear {
+
+enum class Weight { f32, bf16, fp16, int8, int4 };
+
+// What the rows of a product are turned into first.
+enum class Activation { none, silu, gelu, gelu_tanh, relu };
+
+constexpr int panel_width = 16;
+constexpr int unit_panels = 4;  // what one thread works on at a time
+
+// Inputs that share a scale: of the rows, and of 4-bit weights.
+constexpr int64_t group_int8 = 512, group_int4 = 128;
+
+#if defined(PAGODA_AVX512) || defined(PAGODA_AMX)
+constexpr int bf16_step = 2, int8_step = 4, int8_zero = 128;
+#else
+constexpr int bf16_step = 1, int8_step = 2, int8_zero = 0;
+#endif
+constexpr int int4_zero = 8;
+
+// Memory in large pages where the system has them.
+class Memory {
+public:
+    explicit Memory(size_t bytes);
+    ~Memory();
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    char* data() const { return data_; }
+
+private:
+    char* data_;
+};
+
+struct Packed {
+    Packed(Weight weight, int64_t outputs, int64_t inputs, bool gated);
+
+    Weight weight;
+    bool gated;  // panels of the first half of the outputs and of the second take turns
+    int64_t outputs, inputs;
+    int64_t depth;   // inputs, with zeros up to what the instructions take
+    int64_t panels;  // an even number when gated
+    size_t scales_at, panel_bytes;
+    Memory memory;
+    std::vector<float> bias;  // by place in the panels; empty: none
+
+    int64_t width() const { return gated ? outputs / 2 : outputs; }  // of the product
+    char* panel(int64_t i) const { return memory.data() + size_t(i) * panel_bytes; }
+
+    // [16] float for int8.
+    const float* channel_scales(int64_t i) const {
+        return reinterpret_cast<const float*>(panel(i) + scales_at);
+    }
+    // [groups][16] for int4.
+    const bf16* group_scales(int64_t i) const {
+        return reinterpret_cast<const bf16*>(panel(i) + scales_at);
+    }
+    // The output that stands at a place of a panel; -1: none does.
+    int64_t output(int64_t panel, int place) const {
+        const int64_t at = (gated ? panel / 2 : panel) * panel_width + place;
+        if (at >= width()) return -1;
+        return gated && panel % 2 ? at + width() : at;
+    }
+};
+
+// Bytes (int4: half bytes) into a panel of one weight.
+inline int64_t place_of(int step, int64_t input, int output) {
+    return (input / step * panel_width + output) * step + input % step;
+}
+
+// int4: eight inputs of 16 outputs are 64 bytes, the first four in the low halves.
+inline int64_t byte_of_int4(int64_t input, int output) {
+    return input / 8 * 64 + output * 4 + input % 4;
+}
+
+// rows [count, inputs] of a source type; called by all threads over panels.
+void pack(Packed& to, const void* source, int64_t row_stride, Weight source_type);
+
+// One row of the matrix as it was packed, to [inputs] numbers.
+template <class T>
+void unpack_row(const Packed& from, int64_t output, T* to);
+
+// out [rows, width()] = x [rows, inputs] W^T + bias, activated and multiplied where gated.
+template <class T>
+void product(const Packed& weight, const T* x, int64_t rows, T* out, Activation activation);
+
+}  // namespace pagoda::linear

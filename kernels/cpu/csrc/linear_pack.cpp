@@ -1,0 +1,218 @@
+// Packing of weights, rounding included, and the way back for embeddings.
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <new>
+
+#include "linear.h"
+#include "pool.h"
+#include "vec.h"
+
+namespace pagoda::linear {
+namespace {
+
+int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+int64_t padded_inputs(Weight weight, int64_t inputs) {
+    switch (weight) {
+        case Weight::bf16: return bf16_step == 1 ? inputs : round_up(inputs, 32);
+        case Weight::int8:
+        case Weight::int4: return round_up(inputs, 64);
+        default: return inputs;
+    }
+}
+
+size_t bytes_of_numbers(Weight weight, int64_t depth) {
+    const size_t numbers = size_t(depth) * panel_width;
+    switch (weight) {
+        case Weight::f32: return numbers * 4;
+        case Weight::bf16:
+        case Weight::fp16: return numbers * 2;
+        case Weight::int8: return numbers;
+        default: return numbers / 2;
+    }
+}
+
+size_t bytes_of_scales(Weight weight, int64_t depth) {
+    if (weight == Weight::int8) return panel_width * sizeof(float);
+    if (weight == Weight::int4) return size_t(round_up(depth, group_int4) / group_int4) * panel_width * sizeof(bf16);
+    return 0;
+}
+
+constexpr size_t huge_page = size_t(2) << 20;
+
+template <class T>
+void store_plain(T* panel, const float* rows, int64_t depth, int step) {
+    for (int64_t k = 0; k < depth; k += step)
+        for (int n = 0; n < panel_width; ++n)
+            for (int i = 0; i < step; ++i) from_float(rows[n * depth + k + i], *panel++);
+}
+
+float largest_magnitude(const float* x, int64_t count) {
+    float found = 0;
+    for (int64_t i = 0; i < count; ++i) found = std::fabs(x[i]) > found ? std::fabs(x[i]) : found;
+    return found;
+}
+
+void store_int8(char* panel, float* scales, const float* rows, int64_t depth) {
+    for (int n = 0; n < panel_width; ++n) {
+        const float* row = rows + n * depth;
+        const float scale = largest_magnitude(row, depth) / 127, inverse = scale > 0 ? 1 / scale : 0;
+        scales[n] = scale;
+        for (int64_t k = 0; k < depth; ++k) {
+            const int level = int(std::nearbyint(row[k] * inverse)) + int8_zero;
+            panel[place_of(int8_step, k, n)] = char(level);
+        }
+    }
+}
+
+float squared_error(const float* x, int64_t count, float scale) {
+    const float inverse = 1 / scale;
+    float sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const float level = std::fmin(std::fmax(std::nearbyint(x[i] * inverse), -8.0f), 7.0f);
+        const float error = x[i] - level * scale;
+        sum += error * error;
+    }
+    return sum;
+}
+
+// The scale, as bf16, that loses least among a few: the number of largest magnitude at -8, or less.
+float scale_of_int4(const float* x, int64_t count) {
+    float extreme = 0;
+    for (int64_t i = 0; i < count; ++i)
+        if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
+    if (extreme == 0) return 0;
+    float best = 0, least = INFINITY;
+    for (const float part : {1.0f, 0.93f, 0.86f, 0.79f, 8.0f / 7}) {
+        bf16 rounded;
+        from_float(extreme * part / -8, rounded);
+        const float scale = to_float(rounded);
+        if (scale == 0) continue;
+        const float error = squared_error(x, count, scale);
+        if (error < least) least = error, best = scale;
+    }
+    return best;
+}
+
+void store_int4(uint8_t* panel, bf16* scales, const float* rows, int64_t depth) {
+    std::memset(panel, 0, size_t(depth) * panel_width / 2);
+    for (int n = 0; n < panel_width; ++n) {
+        for (int64_t first = 0; first < depth; first += group_int4) {
+            const int64_t count = std::min(group_int4, depth - first);
+            const float* x = rows + n * depth + first;
+            const float scale = scale_of_int4(x, count), inverse = scale != 0 ? 1 / scale : 0;
+            from_float(scale, scales[first / group_int4 * panel_width + n]);
+            for (int64_t k = first; k < first + count; ++k) {
+                const float level = std::fmin(std::fmax(std::nearbyint(rows[n * depth + k] * inverse), -8.0f), 7.0f);
+                const unsigned bits = unsigned(int(level) + int4_zero);
+                panel[byte_of_int4(k, n)] |= uint8_t(bits << (k % 8 / 4 * 4));
+            }
+        }
+    }
+}
+
+template <class T>
+void widen(const T* from, float* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + Vec::W <= count; i += Vec::W) Vec::load(from + i).store(to + i);
+    for (; i < count; ++i) to[i] = to_float(from[i]);
+}
+
+void store_panel(const Packed& to, int64_t index, const float* rows) {
+    char* panel = to.panel(index);
+    switch (to.weight) {
+        case Weight::f32: return store_plain(reinterpret_cast<float*>(panel), rows, to.depth, 1);
+        case Weight::bf16: return store_plain(reinterpret_cast<bf16*>(panel), rows, to.depth, bf16_step);
+        case Weight::fp16: return store_plain(reinterpret_cast<fp16*>(panel), rows, to.depth, 1);
+        case Weight::int8:
+            return store_int8(panel, reinterpret_cast<float*>(panel + to.scales_at), rows, to.depth);
+        case Weight::int4:
+            return store_int4(reinterpret_cast<uint8_t*>(panel),
+                              reinterpret_cast<bf16*>(panel + to.scales_at), rows, to.depth);
+    }
+}
+
+template <class T>
+void pack_from(Packed& to, const T* source, int64_t row_stride) {
+    parallel_each(to.panels, 1, [&](int64_t index, int) {
+        float* rows = static_cast<float*>(scratch(4, size_t(to.depth) * panel_width * sizeof(float)));
+        std::memset(rows, 0, size_t(to.depth) * panel_width * sizeof(float));
+        for (int n = 0; n < panel_width; ++n) {
+            const int64_t output = to.output(index, n);
+            if (output >= 0) widen(source + output * row_stride, rows + n * to.depth, to.inputs);
+        }
+        store_panel(to, index, rows);
+    });
+}
+
+}  // namespace
+
+Memory::Memory(size_t bytes) {
+    const size_t unit = bytes >= huge_page ? huge_page : 64;
+    bytes = (std::max(bytes, size_t(1)) + unit - 1) / unit * unit;
+    data_ = static_cast<char*>(std::aligned_alloc(unit, bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    if (unit == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+}
+
+Memory::~Memory() { std::free(data_); }
+
+Packed::Packed(Weight weight, int64_t outputs, int64_t inputs, bool gated)
+    : weight(weight),
+      gated(gated),
+      outputs(outputs),
+      inputs(inputs),
+      depth(padded_inputs(weight, inputs)),
+      panels((width() + panel_width - 1) / panel_width * (gated ? 2 : 1)),
+      scales_at(size_t(round_up(int64_t(bytes_of_numbers(weight, depth)), 64))),
+      panel_bytes(scales_at + size_t(round_up(int64_t(bytes_of_scales(weight, depth)), 64))),
+      memory(size_t(panels) * panel_bytes) {}
+
+void pack(Packed& to, const void* source, int64_t row_stride, Weight source_type) {
+    switch (source_type) {
+        case Weight::f32: return pack_from(to, static_cast<const float*>(source), row_stride);
+        case Weight::bf16: return pack_from(to, static_cast<const bf16*>(source), row_stride);
+        default: return pack_from(to, static_cast<const fp16*>(source), row_stride);
+    }
+}
+
+template <class T>
+void unpack_row(const Packed& from, int64_t output, T* to) {
+    const char* panel = from.panel(output / panel_width);
+    const int n = int(output % panel_width);
+    const auto each = [&](auto number) {
+        for (int64_t k = 0; k < from.inputs; ++k) from_float(number(k), to[k]);
+    };
+    switch (from.weight) {
+        case Weight::f32:
+            return each([p = reinterpret_cast<const float*>(panel), n](int64_t k) { return p[k * panel_width + n]; });
+        case Weight::fp16:
+            return each([p = reinterpret_cast<const fp16*>(panel), n](int64_t k) { return to_float(p[k * panel_width + n]); });
+        case Weight::bf16:
+            return each([p = reinterpret_cast<const bf16*>(panel), n](int64_t k) { return to_float(p[place_of(bf16_step, k, n)]); });
+        case Weight::int8: {
+            const float scale = from.channel_scales(output / panel_width)[n];
+            return each([=](int64_t k) {
+                const int stored = int8_zero ? int(uint8_t(panel[place_of(int8_step, k, n)])) : int(int8_t(panel[place_of(int8_step, k, n)]));
+                return float(stored - int8_zero) * scale;
+            });
+        }
+        case Weight::int4: {
+            const bf16* scales = from.group_scales(output / panel_width);
+            return each([=](int64_t k) {
+                const int stored = uint8_t(panel[byte_of_int4(k, n)]) >> (k % 8 / 4 * 4) & 15;
+                return float(stored - int4_zero) * to_float(scales[k / group_int4 * panel_width + n]);
+            });
+        }
+    }
+}
+
+template void unpack_row(const Packed&, int64_t, float*);
+template void unpack_row(const Packed&, int64_t, bf16*);
+template void unpack_row(const Packed&, int64_t, fp16*);
+
+}  // namespace pagoda::linear
