@@ -87,4 +87,9 @@ inline Vec scale2(Vec x, Vec n) {
     return {_mm256_and_ps(_mm256_mul_ps(_mm256_mul_ps(x.v, one), two), inside)};
 }
 
+// The float whose bits are x's, 23 places up: with x = 1.5 * 2^23 + 127 + n, it is 2^n.
+inline Vec shift_left_23(Vec x) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.v), 23))};
+}
+
 }  // namespace pagoda

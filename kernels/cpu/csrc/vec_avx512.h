@@ -64,4 +64,9 @@ inline Vec scale2(Vec x, Vec n) {
     return {_mm512_maskz_scalef_ps(inside, x.v, n.v)};
 }
 
+// The float whose bits are x's, 23 places up: with x = 1.5 * 2^23 + 127 + n, it is 2^n.
+inline Vec shift_left_23(Vec x) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x.v), 23))};
+}
+
 }  // namespace pagoda

@@ -83,4 +83,7 @@ inline Vec scale2(Vec x, Vec n) {
     return {Vec::of(scaled.bits() & reinterpret_cast<Vec::Bits>(inside)).v * Vec::of(more).v};
 }
 
+// The float whose bits are x's, 23 places up: with x = 1.5 * 2^23 + 127 + n, it is 2^n.
+inline Vec shift_left_23(Vec x) { return Vec::of(x.bits() << 23); }
+
 }  // namespace pagoda
