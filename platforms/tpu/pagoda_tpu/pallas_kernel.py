@@ -51,4 +51,6 @@ class PallasKernel:
             scale=layer.scale,
             window=layer.window,
             soft_cap=layer.soft_cap,
+            # Interpreted, a fetch of several blocks takes four times as long to compile.
+            blocks_per_fetch=1 if self.runtime.interpret else None,
         )

@@ -178,7 +178,7 @@ class XlaRunner:
                 for told in sampler.warm_up(hidden, count):
                     bar.set_postfix_str(f"{told} of {count} rows")
                     bar.update()
-        self.runtime.download({"hidden": hidden})  # failures show here
+        self.runtime.download({"tokens": sampler.last_tokens})  # failures show here
 
     def _run_padding(self, graphs: StepGraphs) -> Tensor:
         from pagoda_xla.graphs import padding
@@ -195,7 +195,7 @@ class XlaRunner:
         self.checks.check(batch)
         if batch.block_copies is not None:
             graphs.copy_blocks(batch.block_copies)
-        widest = int(batch.block_tables[0].counts.max(initial=1))
+        widest = -(-int(batch.seq_lens.max(initial=1)) // self.block_size)
         shape = self.buckets.choose(len(batch.token_ids), len(batch.slots), widest)
         packed = pack_step(batch, shape, self.block_size, self.config.max_requests)
         hidden = graphs.forward(packed, shape)
