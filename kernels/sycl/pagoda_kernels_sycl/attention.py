@@ -62,14 +62,14 @@ def attend(
     size, D], contiguous; out [T, heads * D], contiguous; tiles as ``tiles_of`` makes them; blocks
     int32 ids.  longest: tokens of the longest sequence, its queries included; given where queries
     are one token, it has the keys split in parts of ``part_keys`` (a multiple of 16) and joined
-    again in their order; T is then the number of tiles.  Places that hold no token may hold
-    anything."""
+    again in their order; T is then the number of tiles, and a tile at position -1 is padding.
+    Places that hold no token may hold anything."""
     tokens, heads, size = q.shape
     kv_heads, block_size = cache.shape[2:4]
     lanes, group_heads = lanes_of(q.device), heads // kv_heads
     num_parts = 1 if longest is None else max(1, -(-longest // part_keys))
     each = rows_of(q.device, size)
-    groups = max(1, min(PROMPT_ROWS if longest is None else group_heads, 8 * each) // each)
+    groups = min(8, -(-(PROMPT_ROWS if longest is None else group_heads) // each))
     parts = levels = None
     if num_parts > 1:
         parts = q.new_empty((tokens, heads, num_parts, size), dtype=torch.float32)

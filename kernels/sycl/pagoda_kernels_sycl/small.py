@@ -69,3 +69,6 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         )  # fmt: skip
         finish(x.device)
     return x
+
+
+OPS = (rms_norm, add_rms_norm, silu_and_mul, rotary)
