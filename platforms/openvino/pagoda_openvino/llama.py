@@ -10,7 +10,9 @@ import openvino as ov
 from openvino import opset13 as op
 
 from pagoda.models.rope import frequencies
-from pagoda.models.shape import LlamaShape
+from pagoda.models.shape import LlamaShape, read_shape
+from pagoda.platform import ModelInfo, RunnerConfig
+from pagoda.platform.batch import Float32
 from pagoda_openvino.paged_attention import (
     Heads,
     cache_parameters,
@@ -18,18 +20,35 @@ from pagoda_openvino.paged_attention import (
     parameter,
     step_parameters,
 )
+from pagoda_openvino.quantization import QuantizedWeights
 from pagoda_openvino.rope import Rotation, ints
-from pagoda_openvino.weights import Weights
+from pagoda_openvino.weights import Weights, open_source
 
 
-def build_llama(shape: LlamaShape, weights: Weights) -> ov.Model:
-    """Inputs: token_ids, positions int64 [T], logit_rows int64 [N] (which tokens' logits are
-    wanted), the step's and the caches'.  Output: logits float32 [N, V]."""
-    return _Builder(shape, weights).model()
+class LlamaGraph:
+    """Implements ``ModelGraph``; reads config.json, and no weights, when it is made."""
+
+    def __init__(self, model: ModelInfo, config: RunnerConfig):
+        self.model, self.config = model, config
+        self.shape = read_shape(model, "openvino")
+        self.radians = frequencies(self.shape.rope, self.shape.head_dim, "openvino")
+        self.weights: Weights | None = None  # the compiled model reads them in place
+
+    def build(self) -> ov.Model:
+        source = open_source(self.model, self.config, self.shape.tied)
+        kind = self.config.quantization
+        weights = self.weights = QuantizedWeights(source, kind) if kind else Weights(source)
+        graph = _Builder(self.shape, self.radians, weights).model()
+        source.finish()
+        return graph
+
+    def hand_back_pages(self) -> None:
+        if self.weights is not None:
+            self.weights.hand_back_pages()
 
 
 class _Builder:
-    def __init__(self, shape: LlamaShape, weights: Weights):
+    def __init__(self, shape: LlamaShape, radians: Float32, weights: Weights):
         self.shape = shape
         self.weights = weights
         self.token_ids, self.positions, self.logit_rows = (
@@ -37,7 +56,6 @@ class _Builder:
         )
         self.step = step_parameters()
         self.caches: list[ov.Node] = []
-        radians = frequencies(shape.rope, shape.head_dim, "openvino")
         self.rotation = Rotation(self.positions, radians)
 
     def model(self) -> ov.Model:

@@ -11,20 +11,20 @@ import numpy as np
 import openvino as ov
 
 from pagoda_openvino.cache import CacheLayout, PagedCache
-from pagoda_openvino.weights import Weights
+from pagoda_openvino.model_graph import ModelGraph
 
 SECONDS = 0.1  # between two times that pages are handed back: each costs reading some of them again
 
 
 @contextmanager
-def handing_back_pages(weights: Weights) -> Iterator[None]:
+def handing_back_pages(graph: ModelGraph) -> Iterator[None]:
     """Meanwhile, hand the checkpoint's mapped pages back to the system again and again: what was
     read once has its copy, and resident memory does not hold both."""
     done = threading.Event()
 
     def work() -> None:
         while not done.wait(SECONDS):
-            weights.hand_back_pages()
+            graph.hand_back_pages()
 
     helper = threading.Thread(target=work, name="pagoda-openvino-pages", daemon=True)
     helper.start()
@@ -33,7 +33,7 @@ def handing_back_pages(weights: Weights) -> Iterator[None]:
     finally:
         done.set()
         helper.join()
-        weights.hand_back_pages()
+        graph.hand_back_pages()
 
 
 def first_inference(request: ov.InferRequest, layout: CacheLayout) -> None:

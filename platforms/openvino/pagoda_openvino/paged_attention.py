@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import openvino as ov
@@ -19,6 +20,10 @@ NUM_INPUTS = 28
 STEP_INPUTS = ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins")
 
 
+Value: TypeAlias = ov.Node | ov.Output
+"""An output, or a node that has but one."""
+
+
 @dataclass(frozen=True)
 class Heads:
     """What one layer's attention is made of."""
@@ -27,6 +32,7 @@ class Heads:
     num_kv_heads: int
     head_dim: int
     window: int | None = None  # tokens looked back on, the token itself counted; None: all
+    scale: float | None = None  # of query times key; None: head_dim ** -0.5
 
 
 def parameter(name: str, kind: ov.Type, shape: Sequence[int] | ov.PartialShape) -> ov.Node:
@@ -52,20 +58,20 @@ def cache_parameters(layer: int) -> list[ov.Node]:
 
 
 def paged_attention(
-    qkv: Sequence[ov.Node],  # query [T, Hq * D], key [T, Hk * D], value [T, Hk * D]
-    cache: Sequence[ov.Node],
-    step: Mapping[str, ov.Node],
+    qkv: Sequence[Value],  # query [T, Hq * D], key [T, Hk * D], value [T, Hk * D]
+    cache: Sequence[Value],
+    step: Mapping[str, Value],
     heads: Heads,
 ) -> ov.Output:
     """[T, Hq * D]; the new keys and values are in the cache afterwards."""
     from openvino.op import _PagedAttentionExtension
 
-    scale = _constant(heads.head_dim**-0.5, np.float32)
+    scale = _constant(heads.head_dim**-0.5 if heads.scale is None else heads.scale, np.float32)
     window = _constant(heads.window or 0, np.int32)
     ints, floats, octets = (_empty(kind) for kind in (np.int32, np.float32, np.uint8))
     zero = _constant(0, np.int32)
-    inputs = [node.output(0) for node in (*qkv, *cache, *(step[name] for name in STEP_INPUTS))]
-    inputs += [scale, window, floats, step["max_context_len"].output(0)]  # floats: ALiBi slopes
+    inputs = [_output(value) for value in (*qkv, *cache, *(step[name] for name in STEP_INPUTS))]
+    inputs += [scale, window, floats, _output(step["max_context_len"])]  # floats: ALiBi slopes
     inputs += [ints]  # window of attention scores to hand out
     inputs += [ints, ints, floats]  # cache rotation: blocks, deltas, table
     inputs += [floats, zero, zero]  # sparse prefill: threshold, block size, stride
@@ -121,6 +127,10 @@ def require_known_op() -> None:
             f" that pagoda-openvino, tested with {TESTED}, gives it ({reason})",
             remedy,
         ) from error
+
+
+def _output(value: Value) -> ov.Output:
+    return value if isinstance(value, ov.Output) else value.output(0)
 
 
 def _constant(value: float, kind: type) -> ov.Output:

@@ -47,15 +47,17 @@ def pagoda_probe() -> list[DeviceInfo]:
 
 @hookimpl
 def pagoda_capabilities(model: ModelInfo | None, devices: Sequence[DeviceInfo]) -> Capabilities:
+    from pagoda.models.shape import ARCHITECTURES
     from pagoda_openvino.devices import capabilities_of, openvino_name
 
+    rounded = model is None or model.architecture in ARCHITECTURES
     capable = capabilities_of(openvino_name(tuple(devices)))
     fast = "BF16" in capable.words
     return Capabilities(
         limits=StepLimits(max_tokens=8192, max_requests=512),
         dtypes=("bfloat16", "float32") if fast else ("float32",),
         kv_dtypes=("auto", "bfloat16", "u8") if fast else ("auto", "float32", "u8"),
-        quantizations=("int8", "int4"),
+        quantizations=("int8", "int4") if rounded else (),
         features=frozenset(Feature) - {Feature.TENSOR_PARALLEL},
         block_sizes=(capable.block_size,),
     )

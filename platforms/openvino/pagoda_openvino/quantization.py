@@ -17,6 +17,7 @@ from openvino import opset13 as op
 
 from pagoda.models.weights import RawTensor
 from pagoda_openvino.rope import ints
+from pagoda_openvino.scratch import Scratch
 from pagoda_openvino.weights import Source, Weights, as_float32
 
 GROUP = 128
@@ -39,20 +40,27 @@ class QuantizedWeights(Weights):
     def __init__(self, source: Source, kind: str):
         super().__init__(source)
         self.kind = kind
+        self.scratch = Scratch()
 
     def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
         kind = "int8" if name in WHOLE else self.kind
-        rounded = round_matrix(self.source.take(name, size), kind)
-        if kind == "int4":
-            array: npt.NDArray[Any] = pack_pairs(rounded.numbers)
-            self.held.append(array)
-            tensor = ov.Tensor(array, ov.Shape(rounded.numbers.shape), ov.Type.i4)
-            stored = op.constant(tensor, shared_memory=True)
-        else:
-            stored = self._constant(rounded.numbers[:, 0], ov.Type.i8)
-        scales = rounded.scales if kind == "int4" else rounded.scales[:, 0]
-        weight = op.multiply(op.convert(stored, "f32"), op.constant(scales))
-        return op.reshape(weight, ints(list(size)), False) if kind == "int4" else weight
+        rounded = round_matrix(self.take(name, size), kind)
+        self.hand_back_pages()
+        if kind == "int8":
+            stored, scales = (
+                self._put(rounded.numbers[:, 0], size, ov.Type.i8),
+                rounded.scales[:, 0],
+            )
+            return op.multiply(op.convert(stored, "f32"), op.constant(scales))
+        stored = self._put(pack_pairs(rounded.numbers), rounded.numbers.shape, ov.Type.i4)
+        weight = op.multiply(op.convert(stored, "f32"), op.constant(rounded.scales))
+        return op.reshape(weight, ints(list(size)), False)
+
+    def _put(self, array: npt.NDArray[Any], shape: tuple[int, ...], kind: ov.Type) -> ov.Node:
+        array = self.scratch.put(array)
+        self.mappings.update((id(one), one) for one in self.scratch.mappings[-1:])
+        self.held.append(array)
+        return op.constant(ov.Tensor(array, ov.Shape(shape), kind), shared_memory=True)
 
 
 def round_matrix(raw: RawTensor, kind: str) -> Rounded:

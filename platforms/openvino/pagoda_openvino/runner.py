@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import openvino as ov
 
-from pagoda.models.rope import frequencies
-from pagoda.models.shape import read_shape
 from pagoda.platform import (
     Done,
     KVCacheSpec,
@@ -26,12 +23,10 @@ from pagoda.sampling.reference import logprobs_of, sample
 from pagoda_openvino import machine
 from pagoda_openvino.cache import CacheLayout, PagedCache, read_layout
 from pagoda_openvino.compiling import compile_graph, properties
-from pagoda_openvino.llama import build_llama
+from pagoda_openvino.greedy import add_largest, pick
+from pagoda_openvino.model_graph import ModelGraph, choose_graph
 from pagoda_openvino.packing import first_inference, handing_back_pages
-from pagoda_openvino.paged_attention import refuse_soft_caps
-from pagoda_openvino.quantization import QuantizedWeights
 from pagoda_openvino.step import check_batch, step_inputs
-from pagoda_openvino.weights import Weights, open_source
 
 MOST_CACHE_BYTES = 4 << 30  # a user's own number has no limit
 
@@ -43,24 +38,20 @@ class OpenVINORunner:
         self.config = config
         self.model = model
         self.device = device
-        refuse_soft_caps(model)
-        self.shape = read_shape(model, "openvino")
-        frequencies(self.shape.rope, self.shape.head_dim, "openvino")
         self.properties = properties(config)
+        self._graph: ModelGraph | None = choose_graph(model, config)
         self.compiled: ov.CompiledModel | None = None
         self.cache: PagedCache | None = None
-        self._weights: Weights | None = None  # the compiled model reads them in place
         self._layout: CacheLayout | None = None
         self._request: ov.InferRequest | None = None
+        self._finds_largest = False
 
     def load(self) -> None:
-        source = open_source(self.model, self.config, self.shape.tied)
-        kind = self.config.quantization
-        weights = QuantizedWeights(source, kind) if kind else Weights(source)
-        graph = build_llama(self.shape, weights)
-        weights.source.finish()
-        self._weights = weights
-        with handing_back_pages(weights):
+        if self._graph is None:
+            raise PagodaError("load() after close()")
+        with handing_back_pages(self._graph):
+            graph = self._graph.build()
+            self._finds_largest = add_largest(graph, self.model.vocab_size)
             self.compiled = compile_graph(graph, self.device, self.properties)
             self._layout = read_layout(self.compiled)
             self._request = self.compiled.create_infer_request()
@@ -96,12 +87,12 @@ class OpenVINORunner:
         cache, size = self.cache, self._loaded().block_size
         if cache is None:
             raise PagodaError("submit() before init_kv_cache()")
-        check_batch(batch, self.config, self.shape.vocab_size, cache.num_blocks, size)
+        check_batch(batch, self.config, self.model.vocab_size, cache.num_blocks, size)
         if batch.block_copies is not None:
             cache.copy_blocks(batch.block_copies)
         logits = self._infer(batch, size)
         num_sampled = len(batch.sample_rows)
-        token_ids, logprobs = _sample(logits[:num_sampled], batch)
+        token_ids, logprobs = self._sample(logits[:num_sampled], batch)
         score = None
         if batch.score is not None:
             wanted = batch.score
@@ -111,7 +102,7 @@ class OpenVINORunner:
 
     def close(self) -> None:
         self._request = self.compiled = self.cache = self._layout = None
-        self._weights = None  # after what reads them
+        self._graph = None  # after what reads its weights
 
     def _infer(self, batch: ScheduledBatch, block_size: int) -> Float32:
         """[N, V] logits, in memory that the next step overwrites."""
@@ -125,6 +116,14 @@ class OpenVINORunner:
         logits: Float32 = request.get_tensor("logits").data
         return logits
 
+    def _sample(self, logits: Float32, batch: ScheduledBatch) -> tuple[Int32, Logprobs | None]:
+        if not batch.sampling.plain_greedy:
+            return sample(logits, batch.sampling)
+        largest = None
+        if self._request is not None and self._finds_largest:
+            largest = self._request.get_tensor("largest").data[: len(logits)]
+        return pick(logits, largest), None
+
     def _loaded(self) -> CacheLayout:
         if self._layout is None:
             raise PagodaError("the runner is used before load()")
@@ -133,16 +132,16 @@ class OpenVINORunner:
     def _work_bytes(self) -> int:
         """Of the largest step: logits of every token (prompt_logprobs), and what lies between
         layers."""
-        shape = self.shape
-        width = shape.num_heads + 2 * shape.num_kv_heads
-        between = 4 * shape.hidden + 3 * shape.intermediate + 2 * width * shape.head_dim
-        return 4 * self.config.max_tokens * (2 * shape.vocab_size + between)
+        model = self.model
+        hidden = self._size("hidden_size", model.num_heads * model.head_dim)
+        inner = self._size("intermediate_size", 4 * hidden)
+        width = model.num_heads + 2 * model.num_kv_heads
+        between = 4 * hidden + 3 * inner + 2 * width * model.head_dim
+        return 4 * self.config.max_tokens * (2 * model.vocab_size + between)
 
-
-def _sample(logits: Float32, batch: ScheduledBatch) -> tuple[Int32, Logprobs | None]:
-    if batch.sampling.plain_greedy:
-        return logits.argmax(axis=1).astype(np.int32), None
-    return sample(logits, batch.sampling)
+    def _size(self, key: str, otherwise: int) -> int:
+        found = self.model.config.get(key)
+        return found if isinstance(found, int) else otherwise
 
 
 def poison_cache(runner: ModelRunner) -> None:

@@ -110,13 +110,11 @@ class Weights:
     def __init__(self, source: Source):
         self.source = source
         self.held: list[Array] = []
-        self._mappings: dict[int, mmap.mmap] = {}
+        self.mappings: dict[int, mmap.mmap] = {}  # under what is held, and what was read
 
     def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
         """A weight to multiply by, float32 to the graph whatever it is stored as."""
-        raw = self.source.take(name, size)
-        if isinstance(raw.buffer.obj, mmap.mmap):
-            self._mappings[id(raw.buffer.obj)] = raw.buffer.obj
+        raw = self.take(name, size)
         words, kind = KINDS[raw.dtype]
         stored = self._constant(np.frombuffer(raw.buffer, words).reshape(size), kind)
         if kind == ov.Type.f32:
@@ -126,6 +124,13 @@ class Weights:
         converted.get_rt_info()["decompression_0"] = True
         return converted
 
+    def take(self, name: str, size: tuple[int, ...]) -> RawTensor:
+        """A tensor of the source; its pages will be handed back."""
+        raw = self.source.take(name, size)
+        if isinstance(raw.buffer.obj, mmap.mmap):
+            self.mappings[id(raw.buffer.obj)] = raw.buffer.obj
+        return raw
+
     def vector(self, name: str, length: int) -> ov.Node:
         """A norm's weight or a bias, as float32."""
         raw = self.source.take(name, (length,))
@@ -133,7 +138,7 @@ class Weights:
 
     def hand_back_pages(self) -> None:
         """Let the system have the resident pages; who reads them again reads the file again."""
-        for mapping in self._mappings.values():
+        for mapping in tuple(self.mappings.values()):
             if hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
                 mapping.madvise(mmap.MADV_DONTNEED)
 

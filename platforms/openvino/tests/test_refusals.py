@@ -44,10 +44,14 @@ def toy(architecture: str = "LlamaForCausalLM", **config: object) -> ModelInfo:
     ],
     ids=["architecture", "soft cap", "activation", "rope", "partial rope"],
 )
-def test_models(model: ModelInfo, shown: str) -> None:
+def test_models(monkeypatch: pytest.MonkeyPatch, model: ModelInfo, shown: str) -> None:
+    """Where transformers, which might run them, is not installed."""
+    monkeypatch.setattr("pagoda_openvino.model_graph.find_spec", lambda name: None)
     with pytest.raises(UnsupportedFeature) as caught:
         create(model)
-    assert shown in str(caught.value) and caught.value.remedy
+    assert shown in str(caught.value)
+    installing = "pip install 'pagoda-openvino[transformers]'" in caught.value.remedy
+    assert caught.value.remedy and installing == ("soft cap" not in shown)
 
 
 @pytest.mark.parametrize(
