@@ -19,6 +19,7 @@ EXTRAS = {
     "cpu": [TORCH, "platforms/cpu"],
     "cuda": [TORCH, "kernels/triton", "platforms/cuda"],
     "openvino": ["platforms/openvino"],
+    "xpu": [TORCH, "kernels/sycl", "platforms/xpu"],
 }
 TEST = [
     "hatchling>=1.27",

@@ -14,8 +14,8 @@ case $venv in /*) export PATH="$venv/bin:$PATH" ;; esac
 # The trees themselves, editable: extras would install copies of the siblings.
 pip install --quiet --upgrade pip
 pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu -e platforms/openvino
-# Without Triton and a GPU its probe can be tested; where Triton is installed, so are the kernels.
-pip install --quiet --no-deps -e kernels/triton -e platforms/cuda
+# Without a GPU their probes can be tested; where Triton is installed, so are its kernels.
+pip install --quiet --no-deps -e kernels/triton -e platforms/cuda -e kernels/sycl -e platforms/xpu
 
 ruff check .
 ruff format --check .
@@ -27,3 +27,4 @@ python -m pytest "$@"
 for platform in reference cpu openvino; do
     python -m pytest -q --pagoda-platform "$platform"
 done
+bash ci/check_xpu.sh

@@ -12,7 +12,7 @@ class XpuGraphs:
     """Implements ``pagoda_torch.family.GraphCapture``."""
 
     def __init__(self, device: torch.device):
-        self.stream = torch.xpu.Stream(device)
+        self.stream = torch.xpu.Stream(device)  # type: ignore[no-untyped-call]
         self.pool = torch.xpu.graph_pool_handle()
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
