@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pagoda.scheduler.blocks import BlockPool, block_digest, root_digest
+from pagoda.scheduler.blocks import BlockPool, chain_digests, root_digest
 
 
 class Blocks(RuleBasedStateMachine):
@@ -20,10 +20,7 @@ class Blocks(RuleBasedStateMachine):
     @rule(words=st.lists(st.integers(0, 2), min_size=1, max_size=5))
     def start(self, words: list[int]) -> None:
         """A sequence of one-token blocks: share what is cached, take the rest."""
-        digests, parent = [], root_digest("")
-        for word in words:
-            parent = block_digest(parent, [word])
-            digests.append(parent)
+        digests = chain_digests(root_digest(""), words, 1)
         shared = self.pool.find(digests)
         need = len(words) - len(shared)
         if need > self.pool.num_free - self.pool.num_evictable(shared):
@@ -79,9 +76,10 @@ def test_the_oldest_prefix_is_evicted_first_and_tails_before_heads() -> None:
 
 def test_digests_depend_on_salt_parent_and_tokens() -> None:
     made = {
-        block_digest(root_digest(salt), tokens)
+        chain_digests(root_digest(salt), tokens, 2)[0]
         for salt in ("", "a")
         for tokens in ([1], [2], [1, 2])
     }
     assert len(made) == 6
-    assert block_digest(block_digest(root_digest(""), [1]), [2]) not in made
+    assert chain_digests(root_digest(""), [1, 2, 3], 2)[1] not in made
+    assert chain_digests(root_digest(""), [3], 2)[0] not in made

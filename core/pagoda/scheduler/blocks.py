@@ -18,9 +18,13 @@ def root_digest(salt: str) -> bytes:
     return hashlib.sha256(salt.encode("utf-8", "surrogatepass")).digest()
 
 
-def block_digest(parent: bytes, token_ids: Sequence[int]) -> bytes:
-    """SHA-256 chained over the parent's digest and this block's tokens."""
-    return hashlib.sha256(parent + np.asarray(token_ids, np.int32).tobytes()).digest()
+def chain_digests(parent: bytes, token_ids: Sequence[int], block_size: int) -> list[bytes]:
+    """SHA-256 of each block of these tokens, chained over the digest before it."""
+    raw, digests = np.asarray(token_ids, np.int32).tobytes(), []
+    for start in range(0, len(raw), 4 * block_size):
+        parent = hashlib.sha256(parent + raw[start : start + 4 * block_size]).digest()
+        digests.append(parent)
+    return digests
 
 
 class BlockPool:

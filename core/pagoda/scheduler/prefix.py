@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pagoda.scheduler.blocks import BlockPool, block_digest, root_digest
+from pagoda.scheduler.blocks import BlockPool, chain_digests, root_digest
 from pagoda.scheduler.request import Request
 from pagoda.scheduler.slots import SlotTable
 
@@ -68,8 +68,9 @@ class PrefixChains:
     def _digests(self, request: Request, count: int) -> list[bytes]:
         """The request's digests, computed as far as its first ``count`` blocks; do not change."""
         digests, size = request.digests, self.block_size
-        while len(digests) < count:
+        if len(digests) < count:
             parent = digests[-1] if digests else root_digest(request.salt)
-            start = len(digests) * size
-            digests.append(block_digest(parent, request.tokens[start : start + size]))
+            digests += chain_digests(
+                parent, request.tokens[len(digests) * size : count * size], size
+            )
         return digests
