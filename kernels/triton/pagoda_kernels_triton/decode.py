@@ -1,40 +1,78 @@
-"""Paged attention for queries of one token: each sequence's keys are split over several programs,
-and a second kernel joins what they found.  No launch depends on a length: they can be recorded."""
+"""Paged attention for queries of one token: each sequence's keys are split over several programs, the
+last of which joins what all found.  No launch depends on a length: they can be recorded."""
 
 from __future__ import annotations
+
+from functools import cache as once
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from pagoda_kernels_triton.scores import LOG2E, attend
+from pagoda_kernels_triton.heads import normed_and_turned
+from pagoda_kernels_triton.scores import LOG2E, attend, capped, places_of
 from pagoda_kernels_triton.tuning import decode_tile, num_splits, target_of
 
 
+class Fresh(NamedTuple):
+    """What the rows' own tokens bring, not in the cache yet: stored on the way."""
+
+    k: Tensor  # [R, kv heads, D]
+    v: Tensor
+    slots: Tensor  # [R] int64 block * block size + offset; below 0: not stored
+    angles: tuple[Tensor, Tensor] | None  # cos and sin, as ``rotate_and_store`` takes them
+    norms: tuple[Tensor, Tensor, float] | None
+
+
 @triton.jit
-def _share(length, part, SPLITS: tl.constexpr, KEYS: tl.constexpr, WINDOW: tl.constexpr):
-    """The keys of one program of a sequence: from, to; empty when from >= length."""
-    low = 0
-    if WINDOW > 0:
-        low = tl.maximum(length - WINDOW, 0) // KEYS * KEYS
-    size = tl.cdiv(tl.cdiv(length - low, SPLITS), KEYS) * KEYS
-    start = low + part * size
-    return start, tl.minimum(start + size, length)
+def _own_key(
+    q, k_ptr, v_ptr, cache_ptr, slot, cos_ptr, sin_ptr, norm_ptr, epsilon, head, store, stride_block,
+    scale,
+    KV_HEADS: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
+    SOFT_CAP: tl.constexpr, ROTATE: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """Each query's score for the row's own key, and its value [PADDED]; both go to the cache."""
+    d = tl.arange(0, PADDED)
+    one = tl.arange(0, 1)
+    k = normed_and_turned(
+        k_ptr + one[:, None], one == 0, d, cos_ptr, sin_ptr, norm_ptr + one[:, None], epsilon,
+        HEAD, ROTATE, NORM,
+    )  # fmt: skip
+    kind = cache_ptr.dtype.element_ty
+    k = k.to(q.dtype).to(kind)
+    v = tl.load(v_ptr + d, mask=d < HEAD, other=0.0).to(kind)
+    place = (slot // BLOCK) * stride_block + (slot % BLOCK) * HEAD
+    key_ptr, value_ptr = places_of(cache_ptr, head, KV_HEADS, BLOCK, HEAD)
+    keep = store & (slot >= 0) & (d < HEAD)
+    tl.store(key_ptr + place + one[:, None] + d[None, :], k, mask=keep[None, :])
+    tl.store(value_ptr + place + d, v, mask=keep)
+    score = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)
+    if SOFT_CAP > 0:
+        score = capped(score, scale, SOFT_CAP)
+    else:
+        score *= scale
+    return score, v.to(tl.float32)
 
 
-@triton.jit(do_not_specialize_on_alignment=["lens_ptr", "block_start_ptr", "blocks_ptr"])
+@triton.jit(
+    do_not_specialize_on_alignment=["lens_ptr", "block_start_ptr", "blocks_ptr", "slots_ptr"]
+)
 def _decode(
     q_ptr,
     cache_ptr,
-    out_ptr,  # SPLITS == 1: the output; else [rows, heads, SPLITS, PADDED] float32
+    out_ptr,
+    parts_ptr,  # [rows, heads, SPLITS, PADDED] float32
     levels_ptr,  # [rows, heads, SPLITS, 2] float32: top and total
+    arrived_ptr,  # [rows, kv heads] int32, 0 before and after
     lens_ptr,
     block_start_ptr,
     blocks_ptr,
+    k_ptr, v_ptr, slots_ptr, cos_ptr, sin_ptr, q_norm_ptr, k_norm_ptr,
+    epsilon,
     scale,
-    stride_q,
-    stride_q_head,
+    stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head, stride_angle,
     stride_out,
     stride_block,
     KV_HEADS: tl.constexpr,
@@ -47,76 +85,105 @@ def _decode(
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     SPLITS: tl.constexpr,
-):
+    FRESH: tl.constexpr,
+    ROTATE: tl.constexpr,
+    NORM: tl.constexpr,
+):  # fmt: skip
     head = tl.program_id(0)
     part = tl.program_id(1)
     token = tl.program_id(2).to(tl.int64)
     length = tl.load(lens_ptr + token)
-    start, end = _share(length, part, SPLITS, KEYS, WINDOW)
-    if SPLITS > 1 and start >= length:
+    cached = length - FRESH
+    low = 0
+    if WINDOW > 0:
+        low = tl.maximum(length - WINDOW, 0) // KEYS * KEYS
+    size = tl.maximum(tl.cdiv(tl.cdiv(cached - low, SPLITS), KEYS), 1) * KEYS
+    start = low + part * size
+    if part > 0 and start >= cached:
         return
+    end = tl.minimum(start + size, cached)
     blocks_ptr += tl.load(block_start_ptr + token)
 
     row = tl.arange(0, ROWS)
     d = tl.arange(0, PADDED)
     q_head = head * GROUP + row
     real = (row < GROUP)[:, None] & (d < HEAD)[None, :]
+    cos_ptr += token * stride_angle
+    sin_ptr += token * stride_angle
     q_at = token * stride_q + q_head * stride_q_head
-    q = tl.load(q_ptr + q_at[:, None] + d[None, :], mask=real, other=0.0)
+    q = normed_and_turned(
+        q_ptr + q_at[:, None], row < GROUP, d, cos_ptr, sin_ptr, q_norm_ptr + row[:, None] * 0,
+        epsilon, HEAD, ROTATE, NORM,
+    ).to(q_ptr.dtype.element_ty)  # fmt: skip
     position = tl.zeros([ROWS], tl.int32) + (length - 1)
 
-    key_ptr = cache_ptr + head * (BLOCK * HEAD)
-    value_ptr = key_ptr + KV_HEADS * BLOCK * HEAD
+    stride_block = stride_block.to(tl.int64)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     found = tl.zeros([ROWS, PADDED], tl.float32)
+    if FRESH:
+        own = (part == 0) & (length > 0)
+        score, value = _own_key(
+            q, k_ptr + token * stride_k + head * stride_k_head,
+            v_ptr + token * stride_v + head * stride_v_head, cache_ptr, tl.load(slots_ptr + token),
+            cos_ptr, sin_ptr, k_norm_ptr, epsilon, head, own, stride_block, scale,
+            KV_HEADS, HEAD, PADDED, BLOCK, SOFT_CAP, ROTATE, NORM,
+        )  # fmt: skip
+        if own:
+            top = score
+            total += 1.0
+            found += value[None, :]
+    key_ptr, value_ptr = places_of(cache_ptr, head, KV_HEADS, BLOCK, HEAD)
     top, total, found = attend(
         q, top, total, found, position, start, end, end, blocks_ptr, key_ptr, value_ptr,
-        stride_block.to(tl.int64), scale, HEAD, PADDED, BLOCK, KEYS, WINDOW, SOFT_CAP, True,
+        stride_block, scale, HEAD, PADDED, BLOCK, KEYS, WINDOW, SOFT_CAP, True,
     )  # fmt: skip
+    kind = out_ptr.dtype.element_ty
+    out_at = out_ptr + token * stride_out
     if SPLITS == 1:
         found = found / tl.where(total > 0.0, total, 1.0)[:, None]
-        out_at = token * stride_out + q_head * HEAD
-        out = found.to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + out_at[:, None] + d[None, :], out, mask=real)
+        tl.store(out_at + (q_head * HEAD)[:, None] + d[None, :], found.to(kind), mask=real)
     else:
-        at = (token * (KV_HEADS * GROUP) + q_head) * SPLITS + part
-        tl.store(levels_ptr + at * 2, top, mask=row < GROUP)
-        tl.store(levels_ptr + at * 2 + 1, total, mask=row < GROUP)
-        tl.store(out_ptr + at[:, None] * PADDED + d[None, :], found, mask=(row < GROUP)[:, None])
+        at = (token * (KV_HEADS * GROUP) + q_head) * SPLITS
+        tl.store(levels_ptr + (at + part) * 2, top, mask=row < GROUP)
+        tl.store(levels_ptr + (at + part) * 2 + 1, total, mask=row < GROUP)
+        places = (at + part)[:, None] * PADDED + d[None, :]
+        tl.store(parts_ptr + places, found, mask=(row < GROUP)[:, None])
+        tl.debug_barrier()  # every thread's part is written before the program says so
+        arrived_ptr += token * KV_HEADS + head
+        num_parts = tl.maximum(tl.cdiv(cached - low, size), 1)
+        if tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == num_parts - 1:
+            tl.store(arrived_ptr, 0)
+            for i in tl.static_range(GROUP):
+                mine = head * GROUP + i
+                at = (token * (KV_HEADS * GROUP) + mine) * SPLITS
+                whole = _joined(
+                    parts_ptr + at * PADDED, levels_ptr + at * 2, num_parts, SPLITS, PADDED
+                )
+                tl.store(out_at + mine * HEAD + d, whole.to(kind), mask=d < HEAD)
 
 
-@triton.jit(do_not_specialize_on_alignment=["lens_ptr"])
-def _join(
-    parts_ptr,
-    levels_ptr,
-    lens_ptr,
-    out_ptr,
-    stride_out,
-    HEADS: tl.constexpr,
-    HEAD: tl.constexpr,
-    PADDED: tl.constexpr,
-    KEYS: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SPLITS: tl.constexpr,
-):
-    head = tl.program_id(0)
-    token = tl.program_id(1).to(tl.int64)
-    length = tl.load(lens_ptr + token)
+@triton.jit
+def _joined(parts_ptr, levels_ptr, num_parts, SPLITS: tl.constexpr, PADDED: tl.constexpr):
+    """[PADDED] of what the parts found, past this multiprocessor's own cache."""
     part = tl.arange(0, SPLITS)
     d = tl.arange(0, PADDED)
-    start, _ = _share(length, part, SPLITS, KEYS, WINDOW)
-    made = start < length
-    at = (token * HEADS + head) * SPLITS + part
-    top = tl.load(levels_ptr + at * 2, mask=made, other=float("-inf"))
-    total = tl.load(levels_ptr + at * 2 + 1, mask=made, other=0.0)
-    parts = tl.load(parts_ptr + at[:, None] * PADDED + d[None, :], mask=made[:, None], other=0.0)
+    made = part < num_parts
+    cg: tl.constexpr = ".cg"
+    top = tl.load(levels_ptr + part * 2, mask=made, other=float("-inf"), cache_modifier=cg)
+    total = tl.load(levels_ptr + part * 2 + 1, mask=made, other=0.0, cache_modifier=cg)
+    at = parts_ptr + part[:, None] * PADDED + d[None, :]
+    parts = tl.load(at, mask=made[:, None], other=0.0, cache_modifier=cg)
     level = tl.max(top, axis=0)
     weight = tl.exp2(top - tl.where(level == float("-inf"), 0.0, level))
     whole = tl.sum(total * weight, axis=0)
-    found = tl.sum(parts * weight[:, None], axis=0) / tl.where(whole > 0.0, whole, 1.0)
-    out_at = token * stride_out + head * HEAD
-    tl.store(out_ptr + out_at + d, found.to(out_ptr.dtype.element_ty), mask=d < HEAD)
+    return tl.sum(parts * weight[:, None], axis=0) / tl.where(whole > 0.0, whole, 1.0)
+
+
+@once
+def _arrivals(device: torch.device, size: int) -> Tensor:
+    """Zeros that each launch leaves as it found them; launches of one stream share them."""
+    return torch.zeros(size, dtype=torch.int32, device=device)
 
 
 def decode_attention(
@@ -130,8 +197,10 @@ def decode_attention(
     window: int | None = None,
     soft_cap: float | None = None,
     splits: int | None = None,
+    fresh: Fresh | None = None,
 ) -> None:
-    """Attention of one token a row over the cache, its own key stored before.
+    """Attention of one token a row over the cache, its own key stored before, or with ``fresh`` on
+    the way, q and k normed by head and rotated.
 
     q [R, heads, D], any strides with a dense last dimension; cache [blocks, 2, kv heads, block
     size, D], contiguous; out [R, heads * D]; lens [R] int32 tokens cached, the row's own included
@@ -143,23 +212,20 @@ def decode_attention(
     tile = decode_tile(target, head_size, q.element_size())
     splits = splits or num_splits(target, num_rows, kv_heads)
     padded = max(16, triton.next_power_of_2(head_size))
-    parts, levels = out, out
+    parts = levels = arrived = out
     if splits > 1:
         parts = torch.empty((num_rows, heads, splits, padded), dtype=torch.float32, device=q.device)
         levels = torch.empty((num_rows, heads, splits, 2), dtype=torch.float32, device=q.device)
+        arrived = _arrivals(q.device, triton.next_power_of_2(num_rows * kv_heads))
+    k, v, slots, angles, norms = fresh or Fresh(q, q, lens, None, None)
+    cos, sin = angles or (q, q)
+    q_norm, k_norm, epsilon = norms or (q, q, 0.0)
     _decode[(kv_heads, splits, num_rows)](
-        q,
-        cache,
-        parts,
-        levels,
-        lens,
-        block_start,
-        blocks,
+        *(q, cache, out, parts, levels, arrived, lens, block_start, blocks),
+        *(k, v, slots, cos, sin, q_norm, k_norm, epsilon),
         scale / soft_cap if soft_cap else scale * LOG2E,
-        q.stride(0),
-        q.stride(1),
-        out.stride(0),
-        cache.stride(0),
+        *(q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)),
+        *(cos.stride(0), out.stride(0), cache.stride(0)),
         KV_HEADS=kv_heads,
         GROUP=heads // kv_heads,
         HEAD=head_size,
@@ -170,21 +236,9 @@ def decode_attention(
         WINDOW=window or 0,
         SOFT_CAP=soft_cap or 0.0,
         SPLITS=splits,
+        FRESH=fresh is not None,
+        ROTATE=angles is not None,
+        NORM=norms is not None,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    if splits > 1:
-        _join[(heads, num_rows)](
-            parts,
-            levels,
-            lens,
-            out,
-            out.stride(0),
-            HEADS=heads,
-            HEAD=head_size,
-            PADDED=padded,
-            KEYS=tile.keys,
-            WINDOW=window or 0,
-            SPLITS=splits,
-            num_warps=4 if padded * splits >= 4096 else 1,
-        )

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pagoda_kernels_triton.scores import LOG2E, attend
+from pagoda_kernels_triton.scores import LOG2E, attend, places_of
 from pagoda_kernels_triton.tuning import prefill_tile, target_of
 
 
@@ -53,8 +53,7 @@ def _prefill(
     q = tl.load(q_ptr + q_at[:, None] + d[None, :], mask=real, other=0.0)
     position = place + mine
 
-    key_ptr = cache_ptr + head * (BLOCK * HEAD)
-    value_ptr = key_ptr + KV_HEADS * BLOCK * HEAD
+    key_ptr, value_ptr = places_of(cache_ptr, head, KV_HEADS, BLOCK, HEAD)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     found = tl.zeros([ROWS, PADDED], tl.float32)

@@ -10,6 +10,19 @@ _LOG2E = tl.constexpr(LOG2E)
 
 
 @triton.jit
+def places_of(cache_ptr, head, KV_HEADS: tl.constexpr, BLOCK: tl.constexpr, HEAD: tl.constexpr):
+    """Where a head's keys and values begin in block 0."""
+    key_ptr = cache_ptr + head * (BLOCK * HEAD)
+    return key_ptr, key_ptr + KV_HEADS * BLOCK * HEAD
+
+
+@triton.jit
+def capped(score, scale, SOFT_CAP: tl.constexpr):
+    """Scores in powers of two under a soft cap, whose units ``scale`` brings them to."""
+    return (SOFT_CAP * _LOG2E) * (1.0 - 2.0 / (tl.exp(2.0 * score * scale) + 1.0))
+
+
+@triton.jit
 def attend(
     q,  # [M, P] queries, zero past the head size
     top,  # [M] running maximum of scores, in powers of two
@@ -32,7 +45,8 @@ def attend(
     SOFT_CAP: tl.constexpr,  # 0: none
     MASKED: tl.constexpr,  # False: every row sees every key from start to end
 ):
-    """``top``, ``total`` and ``found`` after the keys from ``start`` to ``end``."""
+    """``top``, ``total`` and ``found`` after the keys from ``start`` to ``end``.  ``scale`` brings
+    scores to powers of two, or to units of the soft cap."""
     d = tl.arange(0, PADDED)
     for first in range(start, end, KEYS):
         key = first + tl.arange(0, KEYS)
@@ -51,19 +65,21 @@ def attend(
             k = tl.load(key_ptr + place[None, :] + d[:, None], mask=here, other=0.0)
         else:
             k = tl.load(key_ptr + place[None, :] + d[:, None], mask=(d < HEAD)[:, None], other=0.0)
-        score = tl.dot(q, k, input_precision="ieee") * scale
-        if SOFT_CAP > 0:  # scale brings scores to units of the cap
-            score = (SOFT_CAP * _LOG2E) * (1.0 - 2.0 / (tl.exp(2.0 * score) + 1.0))
+        score = tl.dot(q, k.to(q.dtype), input_precision="ieee")
+        unit = scale
+        if SOFT_CAP > 0:
+            score = capped(score, scale, SOFT_CAP)
+            unit = 1.0
         if MASKED:
             seen = exists[None, :] & (key[None, :] <= position[:, None])
             if WINDOW > 0:
                 seen = seen & (key[None, :] > (position - WINDOW)[:, None])
             score = tl.where(seen, score, float("-inf"))
-        higher = tl.maximum(top, tl.max(score, axis=1))
+        higher = tl.maximum(top, tl.max(score, axis=1) * unit)
         level = higher
         if MASKED:  # a row may have seen nothing yet
             level = tl.where(higher == float("-inf"), 0.0, higher)
-        weight = tl.exp2(score - level[:, None])
+        weight = tl.exp2(score * unit - level[:, None])
         shrink = tl.exp2(top - level)
         total = total * shrink + tl.sum(weight, axis=1)
         if HEAD == PADDED and not MASKED:
@@ -78,6 +94,6 @@ def attend(
                 value_ptr + place[:, None] + d[None, :], mask=(d < HEAD)[None, :], other=0.0
             )
         found = found * shrink[:, None]
-        found = tl.dot(weight.to(v.dtype), v, found, input_precision="ieee")
+        found = tl.dot(weight.to(q.dtype), v.to(q.dtype), found, input_precision="ieee")
         top = higher
     return top, total, found

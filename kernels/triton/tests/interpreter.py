@@ -98,13 +98,15 @@ def _cast(value: Any, source: Any, target: Any) -> Any:
 def _checked_memory(builder: Any) -> None:
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def create_masked_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+    def create_masked_load(self: Any, ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         _check(ptrs, mask, "load")
-        return load(self, ptrs, mask, *rest)
+        return load(self, ptrs, mask, *rest, **named)
 
-    def create_masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def create_masked_store(
+        self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any
+    ) -> Any:
         _check(ptrs, mask, "store")
-        return store(self, ptrs, value, mask, *rest)
+        return store(self, ptrs, value, mask, *rest, **named)
 
     builder.create_masked_load = create_masked_load
     builder.create_masked_store = create_masked_store

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pagoda_kernels_triton.decode import decode_attention
+from pagoda_kernels_triton.decode import Fresh, decode_attention
 from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
 from pagoda_kernels_triton.store import rotate_and_store
 
@@ -85,6 +85,47 @@ def test_decode(
     case = paged.make([1, 1, 1], [40, 1, 141], heads, size, block, dtype, device)
     found = decode(case, scale=size**-0.5, window=window, soft_cap=cap, splits=splits)
     wanted = paged.dense(case, size**-0.5, window, cap)
+    assert paged.error(found, wanted) < paged.TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("heads", "size", "block", "window", "cap", "dtype"), SHAPES)
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("norm", [True, False])
+def test_decode_stores_its_own_key(
+    heads: tuple[int, int],
+    size: int,
+    block: int,
+    window: int | None,
+    cap: float | None,
+    dtype: torch.dtype,
+    splits: int,
+    norm: bool,
+    device: str,
+) -> None:
+    """Against storing first: the same cache to the bit, and the same attention."""
+    case = paged.make([1, 1, 1, 1], [40, 1, 141, 64], heads, size, block, dtype, device)
+    random = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random).to(dtype).to(device)
+
+    k, v, weights = normal(4, heads[1], size), normal(4, heads[1], size), normal(2, size)
+    table = normal(4, 2, size)
+    table[:, 0, size // 2 :] = table[:, 0, : size // 2]
+    table[:, 1, : size // 2] = -table[:, 1, size // 2 :]
+    angles = table[:, :1], table[:, 1:]
+    norms = (weights[0], weights[1], 1e-6) if norm else None
+    last = torch.tensor([length - 1 for length in case.lens])
+    ids = case.blocks.cpu().long()[torch.from_numpy(case.block_start).long() + last // block]
+    slots = (ids * block + last % block).to(device)
+    cache, q = case.cache.clone(), torch.empty_like(case.q)
+    rotate_and_store(case.q, k, v, q.flatten(1), cache, slots, angles, norms)
+    fresh = Fresh(k, v, slots, angles, norms)
+    settings = {"scale": size**-0.5, "window": window, "soft_cap": cap, "splits": splits}
+    found = decode(case, fresh=fresh, **settings)
+    assert torch.equal(case.cache.nan_to_num(), cache.nan_to_num())
+    case.q, case.cache = q, cache
+    wanted = decode(case, **settings).float().cpu()
     assert paged.error(found, wanted) < paged.TOLERANCE[dtype]
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pagoda_kernels_triton.activation import silu_and_mul
 from pagoda_kernels_triton.greedy import take_greedy
 from pagoda_kernels_triton.inputs import decode_inputs
-from pagoda_kernels_triton.norm import add_rms_norm, rms_norm
+from pagoda_kernels_triton.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from pagoda_kernels_triton.one_row import one_row_linear
 from pagoda_kernels_triton.store import rotate_and_store
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -33,6 +34,56 @@ def test_norms(dtype: torch.dtype, size: int, device: str) -> None:
     found, kept = add_rms_norm(x, residual, weight, 1e-5)
     assert torch.equal(kept, total)
     assert close(found, F.rms_norm(total.float(), (size,), weight.float(), 1e-5), dtype)
+    bias = torch.randn(size, device=device).to(dtype)
+    wanted = F.layer_norm(x.float(), (size,), weight.float(), bias.float(), 1e-5)
+    assert close(layer_norm(x, weight, bias, 1e-5), wanted, dtype)
+    found, kept = add_layer_norm(x, residual.copy_(total - x), weight, bias, 1e-5)
+    assert torch.equal(kept, x + (total - x))
+    wanted = F.layer_norm(kept.float(), (size,), weight.float(), bias.float(), 1e-5)
+    assert close(found, wanted, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "norm", "add", "activation"),
+    [
+        (48, 30, None, False, None),
+        (48, 30, "layer", True, "relu"),
+        (2048, 6, "rms", True, "silu_and_mul"),
+        (1200, 14, "rms", False, None),
+        (1200, 14, "layer", False, "silu_and_mul"),
+    ],
+)
+def test_one_row(
+    dtype: torch.dtype,
+    inputs: int,
+    outputs: int,
+    norm: str | None,
+    add: bool,
+    activation: str | None,
+    device: str,
+) -> None:
+    torch.manual_seed(0)
+    x, residual, gain, shift = (
+        torch.randn(1, inputs, device=device).to(dtype) + 0.5 for _ in range(4)
+    )
+    weight = torch.randn(outputs, inputs, device=device).to(dtype) / inputs**0.5
+    bias = torch.randn(outputs, device=device).to(dtype) if outputs != 6 else None
+    total = x + residual if add else x
+    y, gain, shift = total.float(), gain[0], shift[0]
+    if norm == "rms":
+        y = F.rms_norm(y, (inputs,), gain.float(), 1e-5)
+    elif norm == "layer":
+        y = F.layer_norm(y, (inputs,), gain.float(), shift.float(), 1e-5)
+    y = F.linear(y, weight.float(), None if bias is None else bias.float())
+    if activation == "relu":
+        y = y.relu()
+    elif activation:
+        y = F.silu(y[:, : outputs // 2]) * y[:, outputs // 2 :]
+    how = (gain, shift if norm == "layer" else None, 1e-5) if norm else None
+    found, kept = one_row_linear(x, weight, bias, residual if add else None, how, activation)
+    assert torch.equal(kept, total)
+    assert found.shape == y.shape and close(found, y, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -32,7 +32,7 @@ class LMHead(Linear):
         if tied is None:
             super().__init__(context, hidden_size, vocab_size)
         else:  # never prepared: the embedding reads the same table
-            self.weight, self.bias, self._linear = tied.weight, None, context.ops.linear
+            self.weight, self.bias, self._ops = tied.weight, None, context.ops
 
     def weights(self, *names: str, transposed: bool = False) -> dict[str, Tensor]:
         return {} if self.tied else super().weights(*names, transposed=transposed)

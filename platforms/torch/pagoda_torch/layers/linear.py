@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pagoda_torch.layers.context import ModelContext
+from pagoda_torch.layers.norm import LayerNorm, RMSNorm
 
 
 class Linear:
@@ -24,11 +25,24 @@ class Linear:
         self.sizes = [out_features] if isinstance(out_features, int) else list(out_features)
         self.weight: Any = context.empty(sum(self.sizes), in_features)
         self.bias = context.empty(sum(self.sizes)) if bias else None
-        self._linear, self._prepare = context.ops.linear, context.ops.prepare_linear
+        self._ops = context.ops
         context.linears.append(self)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._linear(x, self.weight, self.bias)
+        return self._ops.linear(x, self.weight, self.bias)
+
+    def after(
+        self,
+        norm: RMSNorm | LayerNorm,
+        x: Tensor,
+        residual: Tensor | None,
+        activation: str | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """``activation``, an op's name, of the product with the norm of ``x + residual``, and that
+        sum; ``residual`` may be overwritten, None counts as 0."""
+        return self._ops.normed_linear(
+            self._ops, x, residual, norm.parameters, self.weight, self.bias, activation
+        )
 
     def weights(self, *names: str, transposed: bool = False) -> dict[str, Tensor]:
         """Views for the loader to fill: ``<name>.weight`` (and ``.bias``), one name a part.
@@ -44,4 +58,4 @@ class Linear:
 
     def prepare(self) -> None:
         """Let the platform lay the loaded weight out as its product likes it; once."""
-        self.weight = self._prepare(self.weight)
+        self.weight = self._ops.prepare_linear(self.weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from pagoda_torch.layers.context import ModelContext
@@ -15,6 +14,11 @@ class RMSNorm:
         self.weight = context.empty(size)
         self.epsilon = epsilon
         self._norm, self._add_norm = context.ops.rms_norm, context.ops.add_rms_norm
+
+    @property
+    def parameters(self) -> tuple[Tensor, None, float]:
+        """As ``ops.normed_linear`` takes them."""
+        return self.weight, None, self.epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._norm(x, self.weight, self.epsilon)
@@ -32,10 +36,20 @@ class LayerNorm:
 
     def __init__(self, context: ModelContext, size: int, epsilon: float):
         self.weight, self.bias = context.empty(size), context.empty(size)
-        self.size, self.epsilon = (size,), epsilon
+        self.epsilon = epsilon
+        self._norm, self._add_norm = context.ops.layer_norm, context.ops.add_layer_norm
+
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor, float]:
+        """As ``ops.normed_linear`` takes them."""
+        return self.weight, self.bias, self.epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.size, self.weight, self.bias, self.epsilon)
+        return self._norm(x, self.weight, self.bias, self.epsilon)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of ``x + residual``, and the sum, written over ``residual``."""
+        return self._add_norm(x, residual, self.weight, self.bias, self.epsilon)
 
     def weights(self, name: str) -> dict[str, Tensor]:
         return {f"{name}.weight": self.weight, f"{name}.bias": self.bias}

@@ -38,12 +38,17 @@ class Block:
         self.up = Linear(context, hidden, inner, bias=True)
         self.down = Linear(context, inner, hidden, bias=True)
         name = str(config.get("activation_function", "gelu_new"))
-        self.activate = plain_activation(name, context.ops)
+        self.activation = plain_activation(name)
 
-    def __call__(self, x: Tensor, step: TorchStep) -> Tensor:
-        qkv = self.qkv(self.attention_norm(x)).view(-1, 3, self.heads, self.size)
-        x = x + self.output(self.attention(qkv[:, 0], qkv[:, 1], qkv[:, 2], step))
-        return x + self.down(self.activate(self.up(self.mlp_norm(x))))
+    def __call__(
+        self, x: Tensor, residual: Tensor | None, step: TorchStep
+    ) -> tuple[Tensor, Tensor]:
+        """``x`` is yet to be added to ``residual``, None where nothing is."""
+        qkv, residual = self.qkv.after(self.attention_norm, x, residual)
+        qkv = qkv.view(-1, 3, self.heads, self.size)
+        x = self.output(self.attention(qkv[:, 0], qkv[:, 1], qkv[:, 2], step))
+        inner, residual = self.up.after(self.mlp_norm, x, residual, self.activation)
+        return self.down(inner), residual
 
     def weights(self, prefix: str) -> dict[str, Tensor]:
         return (
@@ -76,9 +81,10 @@ class GPT2Model:
 
     def forward(self, token_ids: Tensor, positions: Tensor, step: TorchStep) -> Tensor:
         x = self.tokens(token_ids) + self.places(positions)
+        residual = None
         for block in self.blocks:
-            x = block(x, step)
-        return self.norm(x)
+            x, residual = block(x, residual, step)
+        return self.norm(x) if residual is None else self.norm.add(x, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden)

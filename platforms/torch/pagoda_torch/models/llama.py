@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from pagoda_torch.layers.embedding import Embedding, LMHead
 from pagoda_torch.layers.linear import Linear
 from pagoda_torch.layers.norm import RMSNorm
 from pagoda_torch.layers.rotary import Rotary
-from pagoda_torch.ops import Ops
+from pagoda_torch.models.activations import gated_activation
 from pagoda_torch.step import TorchStep
 
 
@@ -80,22 +80,9 @@ def _windows(info: ModelInfo) -> tuple[int | None, ...]:
     return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
 
 
-def _activation(name: str, ops: Ops) -> Callable[[Tensor], Tensor]:
-    known = {
-        "silu": ops.silu_and_mul,
-        "swish": ops.silu_and_mul,
-        "gelu": ops.gelu_and_mul,
-        "gelu_new": ops.gelu_tanh_and_mul,
-        "gelu_pytorch_tanh": ops.gelu_tanh_and_mul,
-        "relu": ops.relu_and_mul,
-    }
-    if name not in known:
-        raise BadCheckpoint(f"hidden_act {name!r} is not understood", f"one of {', '.join(known)}")
-    return known[name]
-
-
 class SelfAttention:
-    """Stacked q, k, v; optional norms of q and k; rotary; paged attention; output projection."""
+    """Stacked q, k, v; optional norms of q and k; rotary; paged attention; output projection.
+    Called with the product of q, k, v."""
 
     def __init__(self, context: ModelContext, shape: LlamaShape, layer: int):
         info = context.info
@@ -115,8 +102,8 @@ class SelfAttention:
         )
         self.attention = Attention(context, spec)
 
-    def __call__(self, x: Tensor, rotary: Rotary, angles: Angles, step: TorchStep) -> Tensor:
-        qkv = self.qkv(x).view(-1, self.heads + 2 * self.kv_heads, self.size)
+    def __call__(self, qkv: Tensor, rotary: Rotary, angles: Angles, step: TorchStep) -> Tensor:
+        qkv = qkv.view(-1, self.heads + 2 * self.kv_heads, self.size)
         return self.output(self.attention.stacked(qkv, self.norms, rotary, angles, step))
 
     def weights(self, prefix: str) -> dict[str, Tensor]:
@@ -134,10 +121,12 @@ class GatedMLP:
         width = shape.intermediate
         self.gate_up = Linear(context, shape.hidden, [width, width], shape.mlp_bias)
         self.down = Linear(context, width, shape.hidden, shape.mlp_bias)
-        self.activate = _activation(shape.activation, context.ops)
+        self.activation = gated_activation(shape.activation)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.activate(self.gate_up(x)))
+    def after(self, norm: RMSNorm, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the norm of ``x + residual``, and that sum."""
+        gated, residual = self.gate_up.after(norm, x, residual, self.activation)
+        return self.down(gated), residual
 
     def weights(self, prefix: str) -> dict[str, Tensor]:
         stacked = self.gate_up.weights(f"{prefix}.gate_proj", f"{prefix}.up_proj")
@@ -178,15 +167,12 @@ class LlamaModel:
         self.rotary = Rotary(context, info.config, info.head_dim)
 
     def forward(self, token_ids: Tensor, positions: Tensor, step: TorchStep) -> Tensor:
-        residual = self.embedding(token_ids)
+        x, residual = self.embedding(token_ids), None
         angles = self.rotary.at(positions)
-        x = self.layers[0].attention_norm(residual)
-        for i, layer in enumerate(self.layers):
-            if i:
-                x, residual = layer.attention_norm.add(x, residual)
-            x = layer.attention(x, self.rotary, angles, step)
-            x, residual = layer.mlp_norm.add(x, residual)
-            x = layer.mlp(x)
+        for layer in self.layers:
+            qkv, residual = layer.attention.qkv.after(layer.attention_norm, x, residual)
+            x = layer.attention(qkv, self.rotary, angles, step)
+            x, residual = layer.mlp.after(layer.mlp_norm, x, residual)
         return self.norm.add(x, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:

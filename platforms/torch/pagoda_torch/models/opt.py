@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,17 +84,23 @@ class DecoderLayer:
         self.output = Linear(context, hidden, hidden, shape.bias)
         self.up = Linear(context, hidden, shape.inner, shape.bias)
         self.down = Linear(context, shape.inner, hidden, shape.bias)
-        self.activate = plain_activation(shape.activation, context.ops)
+        self.activation = plain_activation(shape.activation)
+        self._activate = getattr(context.ops, self.activation)
 
-    def __call__(self, x: Tensor, step: TorchStep) -> Tensor:
-        x = self._add(x, self.attention_norm, lambda y: self._attend(y, step))
-        return self._add(x, self.mlp_norm, lambda y: self.down(self.activate(self.up(y))))
+    def __call__(
+        self, x: Tensor, residual: Tensor | None, step: TorchStep
+    ) -> tuple[Tensor, Tensor | None]:
+        """``x`` is yet to be added to ``residual``, None where nothing is."""
+        if not self.norm_before:
+            x = self.attention_norm.add(self._attend(self.qkv(x), step), x)[0]
+            return self.mlp_norm.add(self.down(self._activate(self.up(x))), x)[0], None
+        qkv, residual = self.qkv.after(self.attention_norm, x, residual)
+        x = self._attend(qkv, step)
+        inner, residual = self.up.after(self.mlp_norm, x, residual, self.activation)
+        return self.down(inner), residual
 
-    def _add(self, x: Tensor, norm: Norm, part: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + part(norm(x)) if self.norm_before else norm(x + part(x))
-
-    def _attend(self, x: Tensor, step: TorchStep) -> Tensor:
-        qkv = self.qkv(x).view(-1, 3, self.heads, self.size)
+    def _attend(self, qkv: Tensor, step: TorchStep) -> Tensor:
+        qkv = qkv.view(-1, 3, self.heads, self.size)
         return self.output(self.attention(qkv[:, 0], qkv[:, 1], qkv[:, 2], step))
 
     def weights(self, prefix: str) -> dict[str, Tensor]:
@@ -132,9 +138,12 @@ class OPTModel:
         if self.widen is not None:
             x = self.widen(x)
         x = x + self.places(positions + POSITION_OFFSET)
+        residual = None
         for layer in self.layers:
-            x = layer(x, step)
-        return x if self.norm is None else self.norm(x)
+            x, residual = layer(x, residual, step)
+        if residual is None:
+            return x if self.norm is None else self.norm(x)
+        return x + residual if self.norm is None else self.norm.add(x, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden if self.narrow is None else self.narrow(hidden))

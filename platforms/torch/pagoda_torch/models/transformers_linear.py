@@ -17,7 +17,7 @@ class ModuleLinear(Linear):
         self.sizes = [module.out_features]
         self.weight, self.bias = module.weight.data, module.bias
         self.module, self.loaded = module, loaded
-        self._linear, self._prepare = context.ops.linear, context.ops.prepare_linear
+        self._ops = context.ops
         context.linears.append(self)
         module.forward = self  # type: ignore[method-assign, assignment]
 

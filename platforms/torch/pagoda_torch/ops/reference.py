@@ -5,9 +5,17 @@ what the checkpoints were trained with."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pagoda_torch.ops.table import Ops
+
+Norm = tuple[Tensor, "Tensor | None", float]
+"""Weight, bias and epsilon; without a bias it is a root-mean-square norm."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -31,6 +39,44 @@ def add_rms_norm(
     """Norm of ``x + residual``, and that sum; ``residual`` may be overwritten with it."""
     residual = residual.add_(x)
     return rms_norm(residual, weight, epsilon), residual
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Norm of mean and variance over the last dimension."""
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, epsilon)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Norm of ``x + residual``, and that sum; ``residual`` may be overwritten with it."""
+    residual = residual.add_(x)
+    return layer_norm(residual, weight, bias, epsilon), residual
+
+
+def normed_linear(
+    ops: Ops,
+    x: Tensor,
+    residual: Tensor | None,
+    norm: Norm,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+) -> tuple[Tensor, Tensor]:
+    """``activation``, an op's name, of ``linear`` of the norm of ``x + residual``, and that sum
+    (``x`` where there is no residual); ``residual`` may be overwritten.  All by ``ops``."""
+    gain, shift, epsilon = norm
+    kept = x
+    if shift is None and residual is None:
+        normed = ops.rms_norm(x, gain, epsilon)
+    elif shift is None:
+        normed, kept = ops.add_rms_norm(x, residual, gain, epsilon)
+    elif residual is None:
+        normed = ops.layer_norm(x, gain, shift, epsilon)
+    else:
+        normed, kept = ops.add_layer_norm(x, residual, gain, shift, epsilon)
+    found = ops.linear(normed, weight, bias)
+    return (getattr(ops, activation)(found) if activation else found), kept
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -67,6 +113,16 @@ def relu_and_mul(x: Tensor) -> Tensor:
     """relu of the first half times the second half of [T, 2 I]."""
     gate, up = x.chunk(2, -1)
     return F.relu(gate).mul_(up)
+
+
+def relu(x: Tensor) -> Tensor:
+    """What is above 0."""
+    return torch.relu(x)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x times its sigmoid."""
+    return F.silu(x)
 
 
 def gelu(x: Tensor) -> Tensor:

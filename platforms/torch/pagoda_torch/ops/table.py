@@ -23,11 +23,18 @@ class Ops:
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = (
         reference.add_rms_norm
     )
+    layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = reference.layer_norm
+    add_layer_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = (
+        reference.add_layer_norm
+    )
+    normed_linear: Callable[..., tuple[Tensor, Tensor]] = reference.normed_linear
     rotary: Callable[[Tensor, Tensor, Tensor], Tensor] = reference.rotary
     silu_and_mul: Callable[[Tensor], Tensor] = reference.silu_and_mul
     gelu_and_mul: Callable[[Tensor], Tensor] = reference.gelu_and_mul
     gelu_tanh_and_mul: Callable[[Tensor], Tensor] = reference.gelu_tanh_and_mul
     relu_and_mul: Callable[[Tensor], Tensor] = reference.relu_and_mul
+    relu: Callable[[Tensor], Tensor] = reference.relu
+    silu: Callable[[Tensor], Tensor] = reference.silu
     gelu: Callable[[Tensor], Tensor] = reference.gelu
     gelu_tanh: Callable[[Tensor], Tensor] = reference.gelu_tanh
     decode_inputs: Callable[..., None] = reference.decode_inputs

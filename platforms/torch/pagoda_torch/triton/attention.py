@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pagoda_kernels_triton.decode import decode_attention
+from pagoda_kernels_triton.decode import Fresh, decode_attention
 from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
 from pagoda_kernels_triton.store import rotate_and_store
 from pagoda_torch.attention import Angles, AttentionSpec, DecodeRows
@@ -17,11 +17,23 @@ from pagoda_torch.family import TorchDevice
 from pagoda_torch.step import TorchStep
 
 
+@dataclass(frozen=True)
+class Turning:
+    """Queries, keys and values of some tokens, as the product gave them, and where they belong."""
+
+    q: Tensor  # [T, heads, D]
+    k: Tensor  # [T, kv heads, D]
+    v: Tensor
+    slots: Tensor  # [T] int64
+    angles: Angles | None
+    norms: tuple[Tensor, Tensor, float] | None
+
+
 @dataclass
 class Prompts:
     """The rows behind the step's leading decodes, and their tiles once a layer asked."""
 
-    query_start: np.ndarray  # [P+1] from the first decode's token on
+    query_start: np.ndarray  # [P+1] from the first prompt's token on
     contexts: np.ndarray  # [P]
     block_start: np.ndarray  # [P]
     device: TorchDevice
@@ -77,7 +89,7 @@ class TritonAttention:
         prompts = None
         if num_decodes < len(ids):
             prompts = Prompts(
-                batch.query_start[num_decodes:],
+                batch.query_start[num_decodes:] - num_decodes,
                 batch.context_lens[num_decodes:],
                 starts[num_decodes:],
                 step.device,
@@ -104,19 +116,46 @@ class TritonAttention:
         angles: Angles | None,
         norms: tuple[Tensor, Tensor, float] | None,
     ) -> Tensor:
-        width = layer.num_heads * layer.head_size
-        turned = torch.empty((len(q), width), dtype=q.dtype, device=q.device)
-        rotate_and_store(q, k, v, turned, cache, plan.rows.cache_slots, angles, norms)
-        q = turned.view(len(q), layer.num_heads, layer.head_size)
-        out = torch.empty_like(turned)
+        out = torch.empty(
+            (len(q), layer.num_heads * layer.head_size), dtype=q.dtype, device=q.device
+        )
         rows, count = plan.rows, plan.num_decodes
-        window, cap = layer.window, layer.soft_cap
         if count:
-            where = rows.lens, rows.block_start, rows.blocks
-            decode_attention(q[:count], cache, out[:count], *where, layer.scale, window, cap)
+            turn = None if angles is None else (angles[0][:count], angles[1][:count])
+            decode_attention(
+                q[:count],
+                cache,
+                out[:count],
+                *(rows.lens, rows.block_start, rows.blocks),
+                *(layer.scale, layer.window, layer.soft_cap),
+                fresh=Fresh(k[:count], v[:count], rows.cache_slots[:count], turn, norms),
+            )
         if plan.prompts is not None:
-            group = layer.num_heads // layer.num_kv_heads
-            tokens = tokens_of_tile(q.device, group, layer.head_size, q.element_size())
-            tiles = plan.prompts.tiled(tokens)
-            prefill_attention(q, cache, out, tiles, rows.blocks, layer.scale, window, cap)
+            turn = None if angles is None else (angles[0][count:], angles[1][count:])
+            slots = rows.cache_slots[count:]
+            step = Turning(q[count:], k[count:], v[count:], slots, turn, norms)
+            self.attend_prompts(step, cache, out[count:], plan.prompts, rows.blocks, layer)
         return out
+
+    def attend_prompts(
+        self,
+        step: Turning,
+        cache: Tensor,
+        out: Tensor,
+        prompts: Prompts,
+        blocks: Tensor,
+        layer: AttentionSpec,
+    ) -> None:
+        """Store the prompts' keys and values, then attend over the cache."""
+        q, group = step.q, layer.num_heads // layer.num_kv_heads
+        turned = torch.empty_like(out)
+        rotate_and_store(q, step.k, step.v, turned, cache, step.slots, step.angles, step.norms)
+        tokens = tokens_of_tile(q.device, group, layer.head_size, q.element_size())
+        prefill_attention(
+            turned.view(q.shape),
+            cache,
+            out,
+            prompts.tiled(tokens),
+            blocks,
+            *(layer.scale, layer.window, layer.soft_cap),
+        )
