@@ -133,7 +133,7 @@ class Client:
     def _token_ids(self, ids: Any) -> list[int]:
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or not ids:
             raise InvalidValue("prompt_token_ids", ids, "must be a list with at least one token id")
-        if set(map(type, ids)) == {int} and 0 <= min(ids) and max(ids) < self.info.vocab_size:
+        if set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < self.info.vocab_size:
             return list(ids)
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int):
