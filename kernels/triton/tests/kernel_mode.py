@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from functools import cache
 from importlib.util import find_spec
 
@@ -12,14 +11,15 @@ import pytest
 
 @cache
 def why_not() -> str:
-    """Why no kernel can run here; empty when they can.  Turns the interpreter on where it is to
-    stand in for a GPU, which works only before Triton is imported."""
+    """Why no kernel can run here; empty when they can."""
     if find_spec("triton") is None:
-        return "triton is not installed (it is too large for the test extra)"
-    if not on_gpu() and os.environ.get("TRITON_INTERPRET") != "1":
-        if "triton" in sys.modules:
-            return "triton was imported before: set TRITON_INTERPRET=1"
-        os.environ["TRITON_INTERPRET"] = "1"
+        return "Triton is not installed (it is too large for the test extra)"
+    if on_gpu():
+        return ""
+    if find_spec("pagoda_triton_interpret") is None:
+        return "no GPU, and pagoda-triton-interpret is not installed"
+    if os.environ.get("TRITON_INTERPRET") != "1":  # Triton asks when it is imported
+        return "no GPU: TRITON_INTERPRET=1 runs this in Triton's interpreter"
     return ""
 
 
@@ -35,6 +35,6 @@ def skip_or_prepare() -> None:
     if reason := why_not():
         pytest.skip(reason)
     if not on_gpu():
-        from interpreter import install
+        from pagoda_triton_interpret.interpreter import install
 
         install()

@@ -1,25 +1,20 @@
 """The runner with the Triton kernels: golden tokens, in prompts, decodes and recorded steps.
 
-On a GPU where there is one.  Else in Triton's interpreter, where a step takes seconds, with the CPU
-in the GPU's place; skipped without Triton."""
+On a GPU where there is one.  Else in Triton's interpreter, where a step takes seconds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import kernel_mode
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from pagoda.models.info import read_model_info
 from pagoda.platform import BlockTable, RunnerConfig, SamplingBatch, ScheduledBatch
-from pagoda_torch.family import TorchFamily
+from pagoda_torch.family import GraphCapture, TorchFamily
 from pagoda_torch.runner import TorchRunner
 
 
@@ -28,57 +23,20 @@ def kernels() -> None:
     kernel_mode.skip_or_prepare()
 
 
-@dataclass(frozen=True)
-class Ready:
-    arrays: dict[str, np.ndarray]
-
-    def wait(self) -> dict[str, np.ndarray]:
-        return self.arrays
-
-
-class Stand:
-    """The CPU where the GPU would be, and its recordings: the work is run again."""
-
-    device = torch.device("cpu")
-    overlaps = True
-
-    def memory(self) -> tuple[int, int]:
-        return 1 << 30, 1 << 30
-
-    def peak_bytes(self, work: Callable[[], None]) -> int:
-        return 1 << 20
-
-    def upload(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array)
-
-    def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Ready:
-        return Ready({name: tensor.clone().numpy() for name, tensor in work().items()})
-
-    def close(self) -> None:
-        pass
-
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        output = work()
-
-        def replay() -> None:
-            output.copy_(work())
-
-        return replay, output
-
-
 def family() -> TorchFamily:
+    from pagoda_torch.gpu.device import GpuDevice
+    from pagoda_torch.gpu.graphs import CudaGraphs
     from pagoda_torch.triton.attention import TritonAttention
     from pagoda_torch.triton.ops import OPS
 
-    device: Any = Stand()
-    graphs: Any = device
     if kernel_mode.on_gpu():
-        from pagoda_torch.gpu.device import GpuDevice
-        from pagoda_torch.gpu.graphs import CudaGraphs
-
         device = GpuDevice(torch.device("cuda", 0))
-        graphs = CudaGraphs(device.device)
-    return TorchFamily(device=device, attention=[TritonAttention()], ops=OPS, graphs=graphs)
+        graphs: GraphCapture = CudaGraphs(device.device)
+        return TorchFamily(device=device, attention=[TritonAttention()], ops=OPS, graphs=graphs)
+    from pagoda_triton_interpret.device import InterpretedDevice
+
+    stand_in = InterpretedDevice()
+    return TorchFamily(device=stand_in, attention=[TritonAttention()], ops=OPS, graphs=stand_in)
 
 
 def step(tokens: list[list[int]], contexts: list[int]) -> ScheduledBatch:
@@ -106,9 +64,9 @@ def test_golden_tokens(stories260k: Path) -> None:
     runner = TorchRunner(config, read_model_info(stories260k / "hf"), family())
     runner.load()
     if not kernel_mode.on_gpu():  # padding rows share a slot that nobody reads
-        import interpreter
+        from pagoda_triton_interpret import sanitizer
 
-        interpreter.shared_places.add(runner._last_tokens[-1].data_ptr())
+        sanitizer.shared_places.add(runner._last_tokens[-1].data_ptr())
     runner.init_kv_cache(16)
     for layer in runner.context.attention_layers:
         layer.cache.fill_(float("nan"))

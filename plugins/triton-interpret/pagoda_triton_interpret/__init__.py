@@ -1,0 +1,1 @@
+"""A device that runs the GPU kernels in Triton's interpreter; for tests."""
