@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "attention_direct.h"
 #include "attention_tile.h"
 #include "attention_vector.h"
 #include "pool.h"
@@ -82,23 +83,34 @@ void join(const Attention& call, const Tile* tiles, int count, const float* part
     }
 }
 
-template <class Chunk, class T>
+// Which kind of chunk a tile is made for depends on its shape alone.
+template <class T>
+void run(const Attention& call, const Tile& tile, float* parts) {
+    const int size = call.pages.head_size;
+    if (DirectChunk<T>::takes(tile.rows(call.group()), call.pages.block_size, size))
+        return run_tile<DirectChunk<T>, T>(call, tile, parts);
+    run_tile<VectorChunk, T>(call, tile, parts);
+}
+
+template <class T>
 void attend_with(const Attention& call) {
-    const int width = Chunk(call.pages.head_size).out_width();
-    const Plan plan = make_plan(call, Chunk::tile_rows, width);
+    const int width = rounded_up(call.pages.head_size, Vec::W);
+    const Plan plan = make_plan(call, VectorChunk::tile_rows, width);
     const int count = int(plan.tiles.size());
     std::vector<float> parts(size_t(plan.part_floats));
     std::vector<int> order(size_t(count), 0);
     for (int i = 0; i < count; ++i) order[size_t(i)] = i;
-    const auto cost = [&](int i) { return int64_t(plan.tiles[size_t(i)].key_end - plan.tiles[size_t(i)].key_begin) * plan.tiles[size_t(i)].num_tokens; };
+    const auto cost = [&](int i) {
+        const Tile& tile = plan.tiles[size_t(i)];
+        return int64_t(tile.key_end - tile.key_begin) * tile.num_tokens;
+    };
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return cost(a) > cost(b); });
-    parallel_each(count, 1, [&](int64_t i, int) {
-        run_tile<Chunk, T>(call, plan.tiles[size_t(order[size_t(i)])], parts.data());
-    });
+    parallel_each(count, 1, [&](int64_t i, int) { run<T>(call, plan.tiles[size_t(order[size_t(i)])], parts.data()); });
     if (plan.part_floats == 0) return;
     parallel_each(int64_t(plan.first.size()) - 1, 1, [&](int64_t i, int) {
         const Tile* tiles = plan.tiles.data() + plan.first[size_t(i)];
-        if (tiles->part >= 0) join(call, tiles, plan.first[size_t(i) + 1] - plan.first[size_t(i)], parts.data(), width);
+        const int joined = plan.first[size_t(i) + 1] - plan.first[size_t(i)];
+        if (tiles->part >= 0) join(call, tiles, joined, parts.data(), width);
     });
 }
 
@@ -106,10 +118,10 @@ void attend_with(const Attention& call) {
 
 void attend(const Attention& call) {
     switch (call.pages.kind) {
-        case Kind::f32: return attend_with<VectorChunk, float>(call);
-        case Kind::bf16: return attend_with<VectorChunk, bf16>(call);
-        case Kind::fp16: return attend_with<VectorChunk, fp16>(call);
-        default: return attend_with<VectorChunk, int8_t>(call);
+        case Kind::f32: return attend_with<float>(call);
+        case Kind::bf16: return attend_with<bf16>(call);
+        case Kind::fp16: return attend_with<fp16>(call);
+        default: return attend_with<int8_t>(call);
     }
 }
 

@@ -22,14 +22,6 @@ struct Tile {
 // A row's sums while they are not joined: out [width], then largest and sum.
 inline int64_t part_stride(int width) { return width + 2; }
 
-template <class From, class To>
-inline void copy_row(const From* from, To* to, int count, float factor) {
-    const Vec times = Vec::all(factor);
-    int i = 0;
-    for (; i + Vec::W <= count; i += Vec::W) (Vec::load(from + i) * times).store(to + i);
-    if (i < count) store_first(to + i, load_first(from + i, count - i) * times, count - i);
-}
-
 inline int64_t query_offset(const Attention& call, const Tile& tile, int row) {
     const int group = call.group(), token = tile.token + row / group, head = tile.kv_head * group + row % group;
     return token * call.query_token_stride + head * call.query_head_stride;
@@ -71,12 +63,18 @@ void run_tile(const Attention& call, const Tile& tile, float* parts) {
     const Scores how{call.scale, call.soft_cap, scaled ? key_scales : nullptr, scaled ? value_scales : nullptr};
     const int32_t* table = call.tables + tile.request * call.table_stride;
     chunk.begin();
-    for (int begin = tile.key_begin, end; begin < tile.key_end; begin = end) {
+    for (int begin = tile.key_begin / Chunk::alignment * Chunk::alignment, end; begin < tile.key_end; begin = end) {
         end = std::min((begin / Chunk::keys + 1) * Chunk::keys, tile.key_end);
         each_piece(call.pages, table, tile.kv_head, begin, end, [&](uint8_t* page, int offset, int count, int before) {
             if (scaled) call.pages.read_scales(page, offset, count, key_scales + before, value_scales + before);
             chunk.take(call.pages.keys<T>(page), call.pages.values<T>(page), call.pages.block_size, offset, count, before);
         });
+        if constexpr (Chunk::looks_ahead) {
+            const int next_end = std::min(end + Chunk::keys, tile.key_end);
+            each_piece(call.pages, table, tile.kv_head, end, next_end, [&](uint8_t* page, int offset, int, int before) {
+                chunk.foresee(call.pages.keys<T>(page) + offset, before);
+            });
+        }
         chunk.taken(end - begin);
         for (int first = 0; first < rows; first += Chunk::block_rows) {
             const int now = std::min(rows - first, Chunk::block_rows);

@@ -13,6 +13,8 @@ public:
     static constexpr int keys = 64;       // of a chunk
     static constexpr int block_rows = 24;  // query rows whose scores are held at a time
     static constexpr int tile_rows = 96;  // query rows of a tile, about
+    static constexpr bool looks_ahead = false;
+    static constexpr int alignment = 1;   // of the first key
 
     explicit VectorChunk(int head_size)
         : head_size_(head_size), width_(rounded_up(head_size, Vec::W)) {}

@@ -30,6 +30,15 @@ inline void store_first(T* p, Vec x, int n) {
     std::memcpy(p, all, size_t(n) * sizeof(T));
 }
 
+// to[i] = from[i] * factor, from one format to another.
+template <class From, class To>
+inline void copy_row(const From* from, To* to, int count, float factor) {
+    const Vec times = Vec::all(factor);
+    int i = 0;
+    for (; i + Vec::W <= count; i += Vec::W) (Vec::load(from + i) * times).store(to + i);
+    if (i < count) store_first(to + i, load_first(from + i, count - i) * times, count - i);
+}
+
 // 2^x, relative error below 2e-7 where the result is a normal number; below 2^-126 (and for -inf) 0,
 // from 2^128 on infinity; NaN stays NaN.
 inline Vec exp2(Vec x) {
