@@ -1,0 +1,1 @@
+"""Paged attention for AWS Trainium 2 and later in NKI.  ``limits`` can be read without NKI."""
