@@ -23,8 +23,17 @@ mypy
 
 # The tests' models are tiny: a second thread would only wait for the first.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+# What needs an environment of its own is installed and tested beside the rest, its words kept for the end.
+beside=$(mktemp)
+trap 'kill %1 2> /dev/null || true; rm -f "$beside"' EXIT
+for check in xpu; do bash "ci/check_$check.sh" || exit; done > "$beside" 2>&1 &
+
 python -m pytest "$@"
 for platform in reference cpu openvino; do
     python -m pytest -q --pagoda-platform "$platform"
 done
-bash ci/check_xpu.sh
+
+wait %1 && failed=0 || failed=$?
+cat "$beside"
+exit "$failed"
