@@ -7,6 +7,9 @@
 #include <algorithm>
 #include <vector>
 
+#if defined(PAGODA_AMX) || defined(PAGODA_TILES_EMULATED)
+#include "attention_amx.h"
+#endif
 #include "attention_direct.h"
 #include "attention_tile.h"
 #include "attention_vector.h"
@@ -83,10 +86,25 @@ void join(const Attention& call, const Tile* tiles, int count, const float* part
     }
 }
 
+#if defined(PAGODA_AMX) || defined(PAGODA_TILES_EMULATED)
+constexpr int tile_least = 3;  // query rows worth the interleaving
+template <class T>
+constexpr bool on_tiles = std::is_same<T, bf16>::value || std::is_same<T, int8_t>::value;
+constexpr int tile_rows = TileChunk<bf16>::tile_rows;
+#else
+constexpr int tile_rows = VectorChunk::tile_rows;
+#endif
+
 // Which kind of chunk a tile is made for depends on its shape alone.
 template <class T>
 void run(const Attention& call, const Tile& tile, float* parts) {
     const int size = call.pages.head_size;
+#if defined(PAGODA_AMX) || defined(PAGODA_TILES_EMULATED)
+    if constexpr (on_tiles<T>) {
+        if (call.query_kind == Kind::bf16 && tile.rows(call.group()) >= tile_least)
+            return run_tile<TileChunk<T>, T>(call, tile, parts);
+    }
+#endif
     if (DirectChunk<T>::takes(tile.rows(call.group()), call.pages.block_size, size))
         return run_tile<DirectChunk<T>, T>(call, tile, parts);
     run_tile<VectorChunk, T>(call, tile, parts);
@@ -95,7 +113,7 @@ void run(const Attention& call, const Tile& tile, float* parts) {
 template <class T>
 void attend_with(const Attention& call) {
     const int width = rounded_up(call.pages.head_size, Vec::W);
-    const Plan plan = make_plan(call, VectorChunk::tile_rows, width);
+    const Plan plan = make_plan(call, tile_rows, width);
     const int count = int(plan.tiles.size());
     std::vector<float> parts(size_t(plan.part_floats));
     std::vector<int> order(size_t(count), 0);

@@ -17,7 +17,6 @@ public:
     using Query = float;
     static constexpr int keys = 128;
     static constexpr int block_rows = 8;
-    static constexpr bool looks_ahead = true;
     static constexpr int alignment = 16;  // of the first key: a register never crosses a block
 
     // Block sizes and head sizes that it is made for.
@@ -41,16 +40,14 @@ public:
 
     // The piece starts where a register's worth of keys does, so that all loads stay in the block.
     void take(const T* key, const T* value, int block_size, int offset, int count, int before) {
-        if (before == 0) num_pieces_ = num_next_ = 0;
         block_size_ = block_size;
         pieces_[num_pieces_++] = {key + offset, value + int64_t(offset) * size_, before, count};
     }
 
-    // A piece of the next chunk, which has as many pieces of the same lengths, or fewer.
-    void foresee(const T* key, int before) {
-        if (before == 0) num_next_ = 0;
-        next_[num_next_++] = key;
-    }
+    void start() { num_pieces_ = num_next_ = 0; }
+
+    // A piece of the next chunk.
+    void foresee(const T* key, const T*) { next_[num_next_++] = key; }
 
     void taken(int) {}
 
@@ -93,6 +90,7 @@ private:
         const int count = rounded_up(last.before + last.count, Vec::W);
         float alpha[Rows];
         int low = keys, high = 0;
+#pragma GCC unroll 32
         for (int r = 0; r < Rows; ++r) {
             const auto seen = see(r);
             float* row = scores_ + r * keys;
@@ -118,18 +116,24 @@ private:
         const int row_bytes = first == 0 ? block_size_ * int(sizeof(T)) : 0;
         const auto* ahead = reinterpret_cast<const char*>(piece.values);
         for (int d = 0; d < size_; d += Ways) {
+#pragma GCC unroll 32
             for (int w = 0; w < Ways; ++w, key += block_size_) {
                 for (int at = 0; at < row_bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
                 ahead += row_bytes;
                 Vec column[Vecs];
+#pragma GCC unroll 32
                 for (int v = 0; v < Vecs; ++v) column[v] = Vec::load(key + v * Vec::W);
+#pragma GCC unroll 32
                 for (int r = 0; r < Rows; ++r) {
                     const Vec row = Vec::all(query[r * size_ + d + w]);
+#pragma GCC unroll 32
                     for (int v = 0; v < Vecs; ++v) found[w][r][v] = fma(row, column[v], found[w][r][v]);
                 }
             }
         }
+#pragma GCC unroll 32
         for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 32
             for (int v = 0; v < Vecs; ++v) {
                 Vec total = found[0][r][v];
                 for (int w = 1; w < Ways; ++w) total = total + found[w][r][v];
@@ -142,7 +146,9 @@ private:
     template <int Rows, int Vecs>
     void add_values(const float* alpha, int d, int low, int high, float* out) const {
         Vec found[Rows][Vecs];
+#pragma GCC unroll 32
         for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 32
             for (int v = 0; v < Vecs; ++v)
                 found[r][v] = Vec::all(alpha[r]) * Vec::load(out + r * size_ + d + v * Vec::W);
         for (int i = 0; i < num_pieces_; ++i) {
@@ -158,14 +164,19 @@ private:
                     ahead += size_;
                 }
                 Vec column[Vecs];
+#pragma GCC unroll 32
                 for (int v = 0; v < Vecs; ++v) column[v] = Vec::load(value + v * Vec::W);
+#pragma GCC unroll 32
                 for (int r = 0; r < Rows; ++r) {
                     const Vec weight = Vec::all(p[r * keys + k]);
+#pragma GCC unroll 32
                     for (int v = 0; v < Vecs; ++v) found[r][v] = fma(weight, column[v], found[r][v]);
                 }
             }
         }
+#pragma GCC unroll 32
         for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 32
             for (int v = 0; v < Vecs; ++v) found[r][v].store(out + r * size_ + d + v * Vec::W);
     }
 

@@ -65,16 +65,15 @@ void run_tile(const Attention& call, const Tile& tile, float* parts) {
     chunk.begin();
     for (int begin = tile.key_begin / Chunk::alignment * Chunk::alignment, end; begin < tile.key_end; begin = end) {
         end = std::min((begin / Chunk::keys + 1) * Chunk::keys, tile.key_end);
+        chunk.start();
+        const int next_end = std::min(end + Chunk::keys, tile.key_end);
+        each_piece(call.pages, table, tile.kv_head, end, next_end, [&](uint8_t* page, int offset, int, int) {
+            chunk.foresee(call.pages.keys<T>(page) + offset, call.pages.values<T>(page) + int64_t(offset) * size);
+        });
         each_piece(call.pages, table, tile.kv_head, begin, end, [&](uint8_t* page, int offset, int count, int before) {
             if (scaled) call.pages.read_scales(page, offset, count, key_scales + before, value_scales + before);
             chunk.take(call.pages.keys<T>(page), call.pages.values<T>(page), call.pages.block_size, offset, count, before);
         });
-        if constexpr (Chunk::looks_ahead) {
-            const int next_end = std::min(end + Chunk::keys, tile.key_end);
-            each_piece(call.pages, table, tile.kv_head, end, next_end, [&](uint8_t* page, int offset, int, int before) {
-                chunk.foresee(call.pages.keys<T>(page) + offset, before);
-            });
-        }
         chunk.taken(end - begin);
         for (int first = 0; first < rows; first += Chunk::block_rows) {
             const int now = std::min(rows - first, Chunk::block_rows);

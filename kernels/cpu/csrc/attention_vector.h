@@ -13,7 +13,6 @@ public:
     static constexpr int keys = 64;       // of a chunk
     static constexpr int block_rows = 24;  // query rows whose scores are held at a time
     static constexpr int tile_rows = 96;  // query rows of a tile, about
-    static constexpr bool looks_ahead = false;
     static constexpr int alignment = 1;   // of the first key
 
     explicit VectorChunk(int head_size)
@@ -28,6 +27,11 @@ public:
         values_ = keys_ + size_t(keys) * head_size_;
         scores_ = values_ + size_t(keys) * width_;
     }
+
+    void start() {}
+
+    template <class T>
+    void foresee(const T*, const T*) {}
 
     template <class T>
     void take(const T* key, const T* value, int block_size, int offset, int count, int before) {

@@ -19,7 +19,9 @@ template <int Rows, int Vecs>
 inline void product_block(const Operands& o, int depth) {
     constexpr int W = Vec::W;
     Vec sums[Rows][Vecs];
+#pragma GCC unroll 32
     for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 32
         for (int v = 0; v < Vecs; ++v) {
             if (o.alpha == nullptr) sums[r][v] = Vec::zero();
             else sums[r][v] = Vec::all(o.alpha[r]) * Vec::load(o.c + r * o.c_stride + v * W);
@@ -28,13 +30,18 @@ inline void product_block(const Operands& o, int depth) {
     const float* b = o.b;
     for (int k = 0; k < depth; ++k, b += o.b_stride) {
         Vec columns[Vecs];
+#pragma GCC unroll 32
         for (int v = 0; v < Vecs; ++v) columns[v] = Vec::load(b + v * W);
+#pragma GCC unroll 32
         for (int r = 0; r < Rows; ++r) {
             const Vec row = Vec::all(o.a[r * o.a_stride + k]);
+#pragma GCC unroll 32
             for (int v = 0; v < Vecs; ++v) sums[r][v] = fma(row, columns[v], sums[r][v]);
         }
     }
+#pragma GCC unroll 32
     for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 32
         for (int v = 0; v < Vecs; ++v) sums[r][v].store(o.c + r * o.c_stride + v * W);
 }
 

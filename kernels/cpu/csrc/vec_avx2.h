@@ -92,4 +92,10 @@ inline Vec shift_left_23(Vec x) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.v), 23))};
 }
 
+// The upper halves of low's numbers below those of high's, whose lower halves are 0.
+inline void store_pairs(Vec low, Vec high, uint32_t* to) {
+    const __m256i below = _mm256_srli_epi32(_mm256_castps_si256(low.v), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_or_si256(below, _mm256_castps_si256(high.v)));
+}
+
 }  // namespace pagoda

@@ -69,4 +69,10 @@ inline Vec shift_left_23(Vec x) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x.v), 23))};
 }
 
+// The upper halves of low's numbers below those of high's, whose lower halves are 0.
+inline void store_pairs(Vec low, Vec high, uint32_t* to) {
+    const __m512i below = _mm512_srli_epi32(_mm512_castps_si512(low.v), 16);
+    _mm512_storeu_si512(to, _mm512_or_si512(below, _mm512_castps_si512(high.v)));
+}
+
 }  // namespace pagoda
