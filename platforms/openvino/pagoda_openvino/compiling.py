@@ -14,6 +14,9 @@ from pagoda_openvino import machine
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "u8": "u8"}
 """Pagoda's dtypes, for compute and for the cache, in OpenVINO's words."""
 
+GROUPINGS = {"off": 0, "row": (1 << 64) - 1, "128": 128, "64": 64, "32": 32}
+"""--openvino-dynamic-quantization: columns that share a scale; "row" is a scale for each token."""
+
 Properties = Mapping[str, object]
 
 
@@ -41,11 +44,26 @@ def properties(config: RunnerConfig) -> Properties:
     return {
         "INFERENCE_PRECISION_HINT": PRECISIONS[compute],
         "KV_CACHE_PRECISION": PRECISIONS[cache],
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group(config)),
         "INFERENCE_NUM_THREADS": num_threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
+
+
+def activation_group(config: RunnerConfig) -> int:
+    """Columns of activations that are rounded to 8 bits together, before they meet rounded
+    weights; 0: none are."""
+    asked = config.platform_options.get("openvino_dynamic_quantization", "off")
+    if str(asked) not in GROUPINGS:
+        raise InvalidValue("openvino_dynamic_quantization", asked, f"one of {', '.join(GROUPINGS)}")
+    if asked != "off" and config.quantization is None:
+        raise UnsupportedFeature(
+            f"--openvino-dynamic-quantization {asked} rounds what rounded weights are multiplied"
+            " by, and these weights are not rounded",
+            "--quantization int8 or int4 with it",
+        )
+    return GROUPINGS[str(asked)]
 
 
 def threads(asked: object) -> int:

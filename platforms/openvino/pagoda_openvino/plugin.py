@@ -86,6 +86,13 @@ def pagoda_add_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="threads to compute with (default: one for each core that the process may use)",
     )
+    group.add_argument(
+        "--openvino-dynamic-quantization",
+        choices=("off", "row", "128", "64", "32"),
+        metavar="GROUP",
+        help="with --quantization, round activations to 8 bits too, in groups of this many columns"
+        " or a row at a time: row is the fast profile (default: off, exact)",
+    )
 
 
 @hookimpl

@@ -7,6 +7,7 @@ int4   a scale for each 128 columns of each row (all columns where 128 does not 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,13 @@ import openvino as ov
 from openvino import opset13 as op
 
 from pagoda.models.weights import RawTensor
+from pagoda_openvino import machine
 from pagoda_openvino.rope import ints
 from pagoda_openvino.scratch import Scratch
 from pagoda_openvino.weights import Source, Weights, as_float32
 
 GROUP = 128
-ROWS = 1 << 22  # numbers worked on at a time: no float32 copy of a large matrix
+NUMBERS = 1 << 18  # worked on at a time by a thread: what a processor's cache holds
 LARGEST = {"int8": 127, "int4": 7}
 WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -70,15 +72,20 @@ def round_matrix(raw: RawTensor, kind: str) -> Rounded:
     groups = columns // GROUP if grouped else 1
     numbers = np.empty((rows, groups, columns // groups), np.int8)
     scales = np.empty((rows, groups, 1), np.float32)
-    width = len(raw.buffer) // rows
-    for start in range(0, rows, max(1, ROWS // columns)):
-        end = min(rows, start + max(1, ROWS // columns))
+    width, count = len(raw.buffer) // rows, max(1, NUMBERS // columns)
+
+    def work(start: int) -> None:
+        end = min(rows, start + count)
         part = raw.buffer[start * width : end * width]
         values = as_float32(RawTensor(raw.name, raw.dtype, (end - start, columns), part))
         values = values.reshape(end - start, groups, -1)
-        largest = np.maximum(np.abs(values).max(axis=-1, keepdims=True), np.float32(1e-30))
-        scales[start:end] = largest / np.float32(LARGEST[kind])
-        numbers[start:end] = np.rint(values / scales[start:end])
+        largest = np.maximum(values.max(-1, keepdims=True), -values.min(-1, keepdims=True))
+        scales[start:end] = np.maximum(largest, np.float32(1e-30)) / np.float32(LARGEST[kind])
+        np.divide(values, scales[start:end], out=values)
+        numbers[start:end] = np.rint(values, out=values)
+
+    with ThreadPoolExecutor(machine.num_cores()) as threads:  # NumPy lets others run meanwhile
+        list(threads.map(work, range(0, rows, count)))
     return Rounded(numbers, scales)
 
 

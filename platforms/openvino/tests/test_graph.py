@@ -110,3 +110,28 @@ def test_a_tensor_of_integers_is_refused(make_model: Callable[..., ModelInfo]) -
     source.tensors["a.weight"] = RawTensor("a.weight", "I8", (2, 2), memoryview(b"abcd"))
     with pytest.raises(BadCheckpoint, match=r"a\.weight is stored as I8"):
         source.take("a.weight", (2, 2))
+
+
+@pytest.mark.parametrize(("vocab_size", "grouped"), [(131, False), (256, True), (96, True)])
+def test_greedy_tokens(
+    make_model: Callable[..., ModelInfo],
+    open_runner: Callable[..., Any],
+    prompts: Callable[..., Any],
+    vocab_size: int,
+    grouped: bool,
+) -> None:
+    """Found in the graph where the vocabulary divides into groups, else on the host."""
+    runner = open_runner(make_model(vocab_size=vocab_size))
+    batch = prompts(70, 1, 33, 8)
+    batch.token_ids[:] %= vocab_size
+    found = runner.submit(batch).result()
+    assert np.array_equal(found.token_ids, found.logits.argmax(axis=1))
+    assert runner.compiled.outputs[-1].get_any_name() == ("largest" if grouped else "logits")
+
+
+def test_the_first_of_equal_logits() -> None:
+    from pagoda_openvino.greedy import pick
+
+    logits = np.random.default_rng(3).integers(0, 4, (50, 96)).astype(np.float32)
+    largest = logits.reshape(50, 3, 32).max(axis=2)
+    assert np.array_equal(pick(logits, largest), logits.argmax(axis=1))

@@ -77,3 +77,51 @@ def test_halves_of_a_byte() -> None:
     from pagoda_openvino.quantization import pack_pairs
 
     assert pack_pairs(np.array([[1, -1], [7, -7]], np.int8)).tolist() == [0xF1, 0x97]
+
+
+def test_rounded_weights_lie_in_a_file(
+    make_model: Callable[..., ModelInfo], open_runner: Callable[..., Any]
+) -> None:
+    """Whose pages can be handed back; without a folder for one they stay in memory, and work."""
+    from pagoda_openvino.scratch import Scratch
+
+    array = np.arange(5000, dtype=np.int8).reshape(50, 100)
+    scratch = Scratch()
+    found = [scratch.put(array), scratch.put(array + 1)]
+    assert len(scratch.mappings) == 2
+    assert np.array_equal(found[0], array) and np.array_equal(found[1], array + 1)
+    assert not found[0].flags.owndata
+
+
+def test_no_room_for_a_file(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import tempfile
+
+    from pagoda_openvino.scratch import Scratch
+
+    def refuse(**words: Any) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    array = np.arange(6, dtype=np.int8)
+    assert Scratch().put(array) is array
+    assert "TMPDIR" in caplog.text
+
+
+def test_rounded_activations(
+    make_model: Callable[..., ModelInfo], open_runner: Callable[..., Any]
+) -> None:
+    from pagoda.platform import InvalidValue, UnsupportedFeature
+
+    def options(value: object) -> dict[str, Any]:
+        return {"platform_options": {"openvino_dynamic_quantization": value}}
+
+    model = make_model()
+    for word, told in {"row": (1 << 64) - 1, "32": 32, "off": 0}.items():
+        runner = open_runner(model, quantization="int8", **options(word))
+        assert int(runner.compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == told
+    with pytest.raises(UnsupportedFeature, match="not rounded"):
+        open_runner(model, **options("row"))
+    with pytest.raises(InvalidValue, match="one of off, row"):
+        open_runner(model, quantization="int8", **options("column"))
