@@ -1,5 +1,5 @@
-"""Paged attention for queries of one token: each sequence's keys are split over several programs, the
-last of which joins what all found.  No launch depends on a length: they can be recorded."""
+"""Paged attention for queries of one token: each sequence's keys are split over several programs,
+the last of which joins what all found.  No launch depends on a length: they can be recorded."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Fresh(NamedTuple):
 
 @triton.jit
 def _own_key(
-    q, k_ptr, v_ptr, cache_ptr, slot, cos_ptr, sin_ptr, norm_ptr, epsilon, head, store, stride_block,
-    scale,
+    q, k_ptr, v_ptr, cache_ptr, slot, cos_ptr, sin_ptr, norm_ptr, epsilon, head, store,
+    stride_block, scale,
     KV_HEADS: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
     SOFT_CAP: tl.constexpr, ROTATE: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
@@ -156,9 +156,9 @@ def _decode(
             tl.store(arrived_ptr, 0)
             for i in tl.static_range(GROUP):
                 mine = head * GROUP + i
-                at = (token * (KV_HEADS * GROUP) + mine) * SPLITS
+                base = (token * (KV_HEADS * GROUP) + mine) * SPLITS
                 whole = _joined(
-                    parts_ptr + at * PADDED, levels_ptr + at * 2, num_parts, SPLITS, PADDED
+                    parts_ptr + base * PADDED, levels_ptr + base * 2, num_parts, SPLITS, PADDED
                 )
                 tl.store(out_at + mine * HEAD + d, whole.to(kind), mask=d < HEAD)
 

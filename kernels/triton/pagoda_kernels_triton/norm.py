@@ -1,5 +1,5 @@
-"""Norms of rows, alone or of a sum that becomes the new residual: by root mean square, or by mean and
-variance."""
+"""Norms of rows, alone or of a sum that becomes the new residual: by root mean square, or by mean
+and variance."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Linear layers of one row: each weight is read once, at the speed of memory, and what stands beside
-the product, the norm before it, bias and activation after it, is done on the way."""
+"""Linear layers of one row: each weight is read once, at the speed of memory, and what stands
+beside the product, the norm before it, bias and activation after it, is done on the way."""
 
 from __future__ import annotations
 

@@ -87,14 +87,17 @@ def prefill_tiles(
     context_lens: npt.NDArray[np.int32],
     block_start: npt.NDArray[np.int32],
     tokens: int,
+    wanted: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.int32]:
     """The programs' work  # [tiles, 4]
 
     query_start [R+1], context_lens [R], block_start [R]: where a request's tokens and block ids
-    begin, and how many tokens it has cached.  A request's longest tiles come first, neighbours
-    share keys."""
+    begin, and how many tokens it has cached; wanted [R]: which requests, None: all.  A request's
+    longest tiles come first, neighbours share keys."""
     lens = np.diff(query_start)
     counts = -(-lens // tokens)
+    if wanted is not None:
+        counts = np.where(wanted, counts, 0)
     row = np.repeat(np.arange(len(lens)), counts)
     ends = np.cumsum(counts)
     first = (ends[row] - 1 - np.arange(len(row))) * tokens  # the last tile of a request first

@@ -1,4 +1,6 @@
-"""From the stacked q, k, v of a step to rotated queries and keys and a filled cache, in one pass."""
+"""From the stacked q, k, v of a step to turned queries and keys and a filled cache, in one pass.
+
+Half a head at a time: whole heads, as ``heads.py`` takes them, would read everything twice."""
 
 from __future__ import annotations
 
@@ -6,8 +8,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pagoda_kernels_triton.heads import normed_and_turned
 from pagoda_kernels_triton.scores import places_of
+
+
+@triton.jit
+def _weights(q_ptr, k_ptr, is_q, d, HALF: tl.constexpr):
+    """[heads, half a head] of the norm that each head has."""
+    of_q = tl.load(q_ptr + d, mask=d < HALF, other=0.0).to(tl.float32)
+    of_k = tl.load(k_ptr + d, mask=d < HALF, other=0.0).to(tl.float32)
+    return tl.where(is_q[:, None], of_q[None, :], of_k[None, :])
 
 
 @triton.jit
@@ -20,7 +29,7 @@ def _rotate_and_store(
     stride_q_out, stride_k_out, stride_angle, stride_block,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
-    HEAD: tl.constexpr,
+    HALF: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
     EACH: tl.constexpr,  # heads of a program
@@ -34,43 +43,62 @@ def _rotate_and_store(
     is_q = head < HEADS
     is_k = (head >= HEADS) & (head < HEADS + KV_HEADS)
     is_v = (head >= HEADS + KV_HEADS) & (head < HEADS + 2 * KV_HEADS)
-    k_head = tl.where(is_k, head - HEADS, 0)
-    v_head = tl.where(is_v, head - HEADS - KV_HEADS, 0)
-    inside = (d < HEAD)[None, :]
+    k_head = head - HEADS
+    v_head = k_head - KV_HEADS
+    inside = (d < HALF)[None, :]
 
-    base = tl.where(
-        is_q,
-        q_ptr + token * stride_q + head * stride_q_head,
-        k_ptr + token * stride_k + k_head * stride_k_head,
+    base = tl.where(is_q, token * stride_q + head * stride_q_head, 0)
+    left_q = tl.load(q_ptr + base[:, None] + d[None, :], mask=is_q[:, None] & inside, other=0.0)
+    right_q = tl.load(
+        q_ptr + base[:, None] + HALF + d[None, :], mask=is_q[:, None] & inside, other=0.0
     )
-    weight_ptr = tl.where(is_q, q_norm_ptr + head * 0, k_norm_ptr + head * 0)
-    angle = token * stride_angle
-    turned = normed_and_turned(
-        base[:, None], is_q | is_k, d, cos_ptr + angle, sin_ptr + angle, weight_ptr[:, None],
-        epsilon, HEAD, ROTATE, NORM,
-    )  # fmt: skip
-    v_at = v_ptr + token * stride_v + v_head * stride_v_head
-    value = tl.load(v_at[:, None] + d[None, :], mask=is_v[:, None] & inside, other=0.0)
+    base = tl.where(is_k, token * stride_k + k_head * stride_k_head, 0)
+    left_k = tl.load(k_ptr + base[:, None] + d[None, :], mask=is_k[:, None] & inside, other=0.0)
+    right_k = tl.load(
+        k_ptr + base[:, None] + HALF + d[None, :], mask=is_k[:, None] & inside, other=0.0
+    )
+    left = left_q.to(tl.float32) + left_k.to(tl.float32)
+    right = right_q.to(tl.float32) + right_k.to(tl.float32)
+    if NORM:
+        square = (tl.sum(left * left, axis=1) + tl.sum(right * right, axis=1)) / (2 * HALF)
+        scale = tl.rsqrt(square + epsilon)[:, None]
+        left *= scale * _weights(q_norm_ptr, k_norm_ptr, is_q, d, HALF)
+        right *= scale * _weights(q_norm_ptr + HALF, k_norm_ptr + HALF, is_q, d, HALF)
+    if ROTATE:
+        angle = token * stride_angle
+        cos = tl.load(cos_ptr + angle + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
+        sin = tl.load(sin_ptr + angle + HALF + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
+        turned = left * cos - right * sin
+        right = right * cos + left * sin
+        left = turned
 
-    tl.debug_barrier()  # outputs may lie over inputs
+    out = q_out_ptr + token * stride_q_out + (head * (2 * HALF))[:, None] + d[None, :]
     kind = q_out_ptr.dtype.element_ty
-    at = q_out_ptr + token * stride_q_out + head * HEAD
-    tl.store(at[:, None] + d[None, :], turned.to(kind), mask=is_q[:, None] & inside)
+    tl.store(out, left.to(kind), mask=is_q[:, None] & inside)
+    tl.store(out + HALF, right.to(kind), mask=is_q[:, None] & inside)
+
     if KEEP_K:
-        at = k_out_ptr + token * stride_k_out + k_head * HEAD
-        tl.store(at[:, None] + d[None, :], turned.to(kind), mask=is_k[:, None] & inside)
+        out = k_out_ptr + token * stride_k_out + (k_head * (2 * HALF))[:, None] + d[None, :]
+        tl.store(out, left.to(kind), mask=is_k[:, None] & inside)
+        tl.store(out + HALF, right.to(kind), mask=is_k[:, None] & inside)
 
     slot = tl.load(slots_ptr + token)
     stored = slot >= 0
-    place = (slot // BLOCK) * stride_block + (slot % BLOCK) * HEAD
-    key_ptr, value_ptr = places_of(cache_ptr + place, 0, KV_HEADS, BLOCK, HEAD)
-    at = key_ptr + k_head * (BLOCK * HEAD)
-    keep = (is_k & stored)[:, None] & inside
+    place = (slot // BLOCK) * stride_block + (slot % BLOCK) * (2 * HALF)
+    key_ptr, value_ptr = places_of(cache_ptr + place, 0, KV_HEADS, BLOCK, 2 * HALF)
     stored_kind = cache_ptr.dtype.element_ty
-    tl.store(at[:, None] + d[None, :], turned.to(kind).to(stored_kind), mask=keep)
-    at = value_ptr + v_head * (BLOCK * HEAD)
+    at = key_ptr + (tl.where(is_k, k_head, 0) * (BLOCK * 2 * HALF))[:, None] + d[None, :]
+    keep = (is_k & stored)[:, None] & inside
+    tl.store(at, left.to(kind).to(stored_kind), mask=keep)
+    tl.store(at + HALF, right.to(kind).to(stored_kind), mask=keep)
+
+    base = tl.where(is_v, token * stride_v + v_head * stride_v_head, 0)
     keep = (is_v & stored)[:, None] & inside
-    tl.store(at[:, None] + d[None, :], value.to(stored_kind), mask=keep)
+    left_v = tl.load(v_ptr + base[:, None] + d[None, :], mask=keep, other=0.0)
+    right_v = tl.load(v_ptr + base[:, None] + HALF + d[None, :], mask=keep, other=0.0)
+    at = value_ptr + (tl.where(is_v, v_head, 0) * (BLOCK * 2 * HALF))[:, None] + d[None, :]
+    tl.store(at, left_v.to(stored_kind), mask=keep)
+    tl.store(at + HALF, right_v.to(stored_kind), mask=keep)
 
 
 def rotate_and_store(
@@ -104,8 +132,8 @@ def rotate_and_store(
         *(q_out.stride(0), kept.stride(0), cos.stride(0), cache.stride(0)),
         HEADS=heads,
         KV_HEADS=kv_heads,
-        HEAD=size,
-        PADDED=triton.next_power_of_2(size),
+        HALF=size // 2,
+        PADDED=triton.next_power_of_2(size // 2),
         BLOCK=block_size,
         EACH=each,
         ROTATE=angles is not None,

@@ -77,9 +77,14 @@ def pagoda_create_runner(
     from pagoda_torch.triton.ops import OPS
 
     device = GpuDevice(torch.device("cuda", int(devices[0].id) if devices else 0))
+    attention = TritonAttention()
+    if torch.cuda.get_device_capability(device.device) >= (9, 0):
+        from pagoda_cuda.attention import HopperAttention
+
+        attention = HopperAttention()
     family = TorchFamily(
         device=device,
-        attention=[TritonAttention(), GatherAttention()],
+        attention=[attention, GatherAttention()],
         ops=OPS,
         graphs=CudaGraphs(device.device),
     )

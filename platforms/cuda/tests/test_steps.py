@@ -78,3 +78,26 @@ def test_golden_tokens(stories260k: Path) -> None:
     found = np.stack([handle.result().token_ids for handle in handles], 1)
     assert found.tolist() == [tokens[: found.shape[1]] for tokens in wanted]
     runner.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_decode_steps_never_wait(stories260k: Path, dtype: str, rows: int) -> None:
+    """PyTorch raises at every call that would wait for the GPU."""
+    if not kernel_mode.on_gpu():
+        pytest.skip("no GPU")
+    config = RunnerConfig(dtype=dtype, max_model_len=64, max_tokens=128, max_requests=4)
+    runner = TorchRunner(config, read_model_info(stories260k / "hf"), family())
+    runner.load()
+    runner.init_kv_cache(20)
+    handles = [runner.submit(step([[1, 2, 3, 4, 5]] * rows, [0] * rows))]
+    try:
+        for i in range(12):
+            if i == 2:  # what is compiled or recorded at first use is done
+                torch.cuda.set_sync_debug_mode("error")
+            handles.append(runner.submit(step([[-1]] * rows, [5 + i] * rows)))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    tokens = np.stack([handle.result().token_ids for handle in handles])
+    assert tokens.shape == (13, rows) and (tokens == tokens[:, :1]).all()
+    runner.close()

@@ -28,6 +28,11 @@ class Turning:
     angles: Angles | None
     norms: tuple[Tensor, Tensor, float] | None
 
+    def store(self, q_out: Tensor, cache: Tensor, k_out: Tensor | None = None) -> None:
+        """Keys and values to the cache; turned queries [T, heads * D], and keys, to the others."""
+        inputs = self.q, self.k, self.v
+        rotate_and_store(*inputs, q_out, cache, self.slots, self.angles, self.norms, k_out)
+
 
 @dataclass
 class Prompts:
@@ -37,13 +42,17 @@ class Prompts:
     contexts: np.ndarray  # [P]
     block_start: np.ndarray  # [P]
     device: TorchDevice
-    tiles: dict[int, Tensor] = field(default_factory=dict)  # by query tokens a tile
+    tiles: dict[tuple[int, bool | None], Tensor] = field(default_factory=dict)
 
-    def tiled(self, tokens: int) -> Tensor:
-        if tokens not in self.tiles:
-            found = prefill_tiles(self.query_start, self.contexts, self.block_start, tokens)
-            self.tiles[tokens] = self.device.upload(found)
-        return self.tiles[tokens]
+    def tiled(self, tokens: int, whole: bool | None = None) -> Tensor:
+        """Tiles of so many tokens, of all prompts, or of those that are ``whole``, nothing of
+        theirs cached before, or of the others  # [N, 4]"""
+        key = tokens, whole
+        if key not in self.tiles:
+            wanted = None if whole is None else (self.contexts == 0) == whole
+            where = self.query_start, self.contexts, self.block_start
+            self.tiles[key] = self.device.upload(prefill_tiles(*where, tokens, wanted))
+        return self.tiles[key]
 
 
 @dataclass(frozen=True)
@@ -147,15 +156,24 @@ class TritonAttention:
         layer: AttentionSpec,
     ) -> None:
         """Store the prompts' keys and values, then attend over the cache."""
-        q, group = step.q, layer.num_heads // layer.num_kv_heads
         turned = torch.empty_like(out)
-        rotate_and_store(q, step.k, step.v, turned, cache, step.slots, step.angles, step.norms)
+        step.store(turned, cache)
+        self.attend_cached(turned.view(step.q.shape), cache, out, prompts, blocks, layer)
+
+    def attend_cached(
+        self,
+        q: Tensor,
+        cache: Tensor,
+        out: Tensor,
+        prompts: Prompts,
+        blocks: Tensor,
+        layer: AttentionSpec,
+        whole: bool | None = None,
+    ) -> None:
+        """Attention of the prompts that ``tiled(..., whole)`` names over what is stored."""
+        group = layer.num_heads // layer.num_kv_heads
         tokens = tokens_of_tile(q.device, group, layer.head_size, q.element_size())
-        prefill_attention(
-            turned.view(q.shape),
-            cache,
-            out,
-            prompts.tiled(tokens),
-            blocks,
-            *(layer.scale, layer.window, layer.soft_cap),
-        )
+        tiles = prompts.tiled(tokens, whole)
+        if len(tiles):
+            where = layer.scale, layer.window, layer.soft_cap
+            prefill_attention(q, cache, out, tiles, blocks, *where)
