@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 
 import openvino as ov
@@ -101,4 +102,5 @@ def _absence(kind: str) -> str:
 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][-200:] if lines else repr(error)
+    told = lines[-1] if lines else repr(error)
+    return re.sub(r'"[^"]*/([^"/]+)"', r"\1", told)[:200]  # a library by its name, without folders
