@@ -12,13 +12,15 @@ from hatchling import build as hatchling_build
 from hatchling.build import *  # noqa: F403  the other PEP 517 and PEP 660 hooks
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-TORCH = "platforms/torch"
+TORCH, XLA = "platforms/torch", "platforms/xla"
 # Every distribution of this repository that an extra needs, the transitive ones too: a plain pin
 # in a sibling's own metadata is satisfied by the direct reference made here.
 EXTRAS = {
     "cpu": [TORCH, "platforms/cpu"],
     "cuda": [TORCH, "kernels/triton", "platforms/cuda"],
+    "neuron": [TORCH, XLA, "kernels/nki", "platforms/neuron"],
     "openvino": ["platforms/openvino"],
+    "tpu": [TORCH, XLA, "kernels/pallas", "platforms/tpu"],
     "xpu": [TORCH, "kernels/sycl", "platforms/xpu"],
 }
 TEST = [

@@ -29,6 +29,7 @@ PUBLIC = frozenset(
     }
 )
 TORCH = "pagoda_torch"  # shared by the torch family, a distribution that is no platform
+XLA = "pagoda_xla"  # the same for the XLA family
 
 SETTINGS = {"config", "outputs"}
 # Package of the core -> those it may import.  Everything may import pagoda.platform.
@@ -151,7 +152,7 @@ def test_imports_in_the_core_point_down(path: Path) -> None:
 def test_backends_import_what_is_open_to_them(folder: Path) -> None:
     package = package_of(folder)
     needs = (folder / "pyproject.toml").read_text()
-    shared = (TORCH, *(package_of(d).name for d in distributions("kernels")))
+    shared = (TORCH, XLA, *(package_of(d).name for d in distributions("kernels")))
     siblings = {name for name in shared if f'"{name.replace("_", "-")}' in needs}
     for path in sources(package):
         light = path.name == "plugin.py"
