@@ -143,7 +143,7 @@ class XlaRunner:
         rows, config = self.buckets.rows[-1], self.info.config
         wide = int(config.get("intermediate_size") or 0)  # type: ignore[call-overload]
         wide += self.info.num_heads * self.info.head_dim
-        return 4 * (6 * rows * self.info.vocab_size + 6 * self.config.max_tokens * wide)
+        return 4 * 6 * (rows * self.info.vocab_size + self.config.max_tokens * wide)
 
     def init_kv_cache(self, num_blocks: int) -> None:
         needed = (num_blocks + 1) * self.kv_cache_spec().groups[0].block_bytes

@@ -92,7 +92,7 @@ class SamplerGraphs:
             for ints, floats in _pieces(np.stack([places, seen.counts]), strengths):
                 scores = self._run("penalised", rows, scores, upload(ints), upload(floats))
         limited = (batch.top_k > 0).any() or (batch.top_p < 1).any() or (batch.min_p > 0).any()
-        columns = [batch.temperature, batch.uniform]
+        columns: list[npt.NDArray[Any]] = [batch.temperature, batch.uniform]
         if limited:
             columns += [batch.top_k, batch.top_p, batch.min_p]
         numbers = np.zeros((len(columns), rows), np.float32)
@@ -162,7 +162,8 @@ class SamplerGraphs:
 
 
 def _places(rows: Int32, token_ids: Int32, vocab_size: int) -> Int32:
-    return rows * np.int32(vocab_size) + token_ids
+    places: Int32 = rows * np.int32(vocab_size) + token_ids
+    return places
 
 
 def _pieces(

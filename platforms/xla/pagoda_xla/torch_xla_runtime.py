@@ -114,9 +114,10 @@ class TorchXlaRuntime:
         ]
         found = splice(function, parts, self.interpret, **static)
         first = arguments[0]
-        return spmd.disable_manual_sharding(
+        whole: Tensor = spmd.disable_manual_sharding(
             found, _along(first.dim(), axes[0]), first.shape, mesh=self._mesh
         ).global_tensor
+        return whole
 
     def num_compiles(self) -> int:
         return _count("CompileTime")
