@@ -110,7 +110,8 @@ def product_tile(target: Target, num_inputs: int) -> ProductTile:
     if num_inputs % 2048 == 0:
         return ProductTile(2, 2048, 4)
     most = 1 << max(0, num_inputs - 1).bit_length()
-    return ProductTile(4, min(1024, most), 4)
+    few = target.num_units < 16  # the interpreter's: every program costs it the same
+    return ProductTile(64 if few else 4, min(1024, most), 4)
 
 
 def _row(table: dict[str, Tiles], target: Target) -> Tiles:
