@@ -39,7 +39,7 @@ class Chip:
 
 def find_chips(pci: Path = Path("/sys/bus/pci/devices")) -> list[Chip]:
     """The chips on the PCI bus, by their order there, as libtpu counts them."""
-    found = []
+    found: list[Chip] = []
     for folder in sorted(pci.glob("*")):
         vendor, device = _word(folder / "vendor"), _word(folder / "device")
         if vendor == GOOGLE and device in {*GENERATIONS, *TOO_OLD}:

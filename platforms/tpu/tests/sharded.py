@@ -1,5 +1,5 @@
-"""One model over the CPU's four virtual devices, and over one: prints both runs' tokens as JSON.  In
-a process of its own, for devices are counted when torch-xla starts.
+"""One model over so many virtual devices of the CPU: prints the tokens of a run as JSON.  In a
+process of its own, for devices are counted when torch-xla starts.
 
     python sharded.py NUM_DEVICES ATTENTION"""
 

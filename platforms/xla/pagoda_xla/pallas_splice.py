@@ -29,7 +29,7 @@ def splice(
         partial = functools.partial(function, interpret=interpret, **static)
         proto = _interpreted(partial, shapes) if interpret else _for_tpu(partial, shapes)
         _lowered[key] = xb.computation_from_module_proto("pallas", proto)
-    (found,) = xb.xla_computation_as_func(_lowered[key], "pallas")(list(arguments))
+    found: Tensor = xb.xla_computation_as_func(_lowered[key], "pallas")(list(arguments))[0]
     return found
 
 

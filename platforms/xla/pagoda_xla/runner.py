@@ -141,9 +141,10 @@ class XlaRunner:
         """Of the largest step: sampling holds a few copies of its logits, a layer its widest
         products."""
         rows, config = self.buckets.rows[-1], self.info.config
-        wide = int(config.get("intermediate_size") or 0)  # type: ignore[call-overload]
+        wide: int = int(config.get("intermediate_size") or 0)  # type: ignore[call-overload]
         wide += self.info.num_heads * self.info.head_dim
-        return 4 * 6 * (rows * self.info.vocab_size + self.config.max_tokens * wide)
+        elements: int = 6 * (rows * self.info.vocab_size + self.config.max_tokens * wide)
+        return 4 * elements
 
     def init_kv_cache(self, num_blocks: int) -> None:
         needed = (num_blocks + 1) * self.kv_cache_spec().groups[0].block_bytes
