@@ -66,7 +66,7 @@ class SyclCpuDevice:
         return torch.from_numpy(array)
 
     def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Ready:
-        return Ready({name: tensor.numpy() for name, tensor in work().items()})
+        return Ready({name: tensor.clone().numpy() for name, tensor in work().items()})
 
     def close(self) -> None:
         """Tensors free themselves."""

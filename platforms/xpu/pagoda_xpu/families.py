@@ -53,7 +53,8 @@ def _sycl_family(
         load_shim()
         queue_of(device.device)
     except SyclUnavailable as error:
-        raise Unavailable(error.what, f"{error.remedy}; or --xpu-kernels triton") from error
+        other = "" if device.device.type == "cpu" else "; or --xpu-kernels triton"
+        raise Unavailable(error.what, error.remedy + other) from error
     ops = {op.__name__: op for op in small.OPS}
     return TorchFamily(
         device=device,
