@@ -6,6 +6,7 @@ since graphs traced for a TPU can never run in it.  Prints one JSON line a graph
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator
@@ -25,15 +26,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("topologies", nargs="+")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--too-large", action="store_true", help="a cache of 20 GiB")
+    parser.add_argument("--too-large", action="store_true", help="a graph of 18 GiB")
+    parser.add_argument("--steps-only", action="store_true", help="without the sampler's graphs")
+    parser.add_argument("--table-blocks", type=int, help="columns of one step's block tables")
     options = parser.parse_args()
     settle(variables(list(range(options.devices)), 0, options.devices))
     with tempfile.TemporaryDirectory() as folder:
         runner = make_runner(Path(folder), options.devices, dtype="bfloat16", head_dim=128)
         runner.load()
         runner.init_kv_cache(40)
-        graphs = too_large(runner) if options.too_large else all_graphs(runner)
+        if options.table_blocks:
+            graphs = wide_table(runner, options.table_blocks)
+        else:
+            graphs = too_large(runner) if options.too_large else all_graphs(runner)
         for name, outputs in graphs:
+            if options.steps_only and name not in ("decode", "prefill"):
+                break
             proto = hlo_of(outputs)
             for topology in options.topologies:
                 told = compiled(proto, topology, options.devices)
@@ -74,6 +82,15 @@ def too_large(runner: Any) -> Iterator[tuple[str, list[torch.Tensor]]]:
     queries = runner.runtime.filled((70_000, 256), torch.float32, 1.0)
     scores = queries @ queries.t()
     yield "scores", [torch.softmax(scores, -1) @ queries]
+
+
+def wide_table(runner: Any, blocks: int) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """A decode step whose block tables have so many columns."""
+    shape = dataclasses.replace(runner.buckets.shapes[0], blocks=blocks)
+    packed = runner.runtime.upload(padding(shape, 8))
+    runner.runtime.interpret = False
+    hidden = runner._graphs.trace(packed, shape)
+    yield "decode", [hidden, *(layer.cache for layer in runner._layers)]
 
 
 def fresh_cache(runner: Any, layer: Any) -> torch.Tensor:

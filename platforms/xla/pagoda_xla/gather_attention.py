@@ -41,9 +41,9 @@ class GatherKernel:
         seen = (key <= own[..., None]) & stored[:, None]
         if layer.window is not None:
             seen = seen & (key > own[..., None] - layer.window)
-        weights = torch.softmax(scores.masked_fill(~seen[:, None], UNSEEN), -1)
+        weights = torch.softmax(torch.where(seen[:, None], scores, UNSEEN), -1)
         # What nobody wrote may be NaN, which a weight of 0 does not remove.
-        values = values.float().masked_fill(~stored[:, None, :, None], 0.0)
+        values = torch.where(stored[:, None, :, None], values.float(), 0.0)
         return (weights @ values).to(q.dtype)
 
     def _gathered(self, cache: Tensor, tiles: Tiles, heads: int) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ def masked(scores: Tensor, words: Tensor) -> Tensor:
     """-inf where the bit of words [S, ceil(V / 32)] int32 is 0."""
     bits = (words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=words.device)) & 1
     allowed = bits.view(len(words), -1)[:, : scores.shape[1]] != 0
-    return scores.masked_fill(~allowed, float("-inf"))
+    return torch.where(allowed, scores, float("-inf"))
 
 
 def penalised(scores: Tensor, places: Tensor, counts: Tensor, strengths: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def penalised(scores: Tensor, places: Tensor, counts: Tensor, strengths: Tensor)
 def drawn(scores: Tensor, temperature: Tensor, uniform: Tensor, limits: Tensor | None) -> Tensor:
     """[S] int32 one token a row; rows of temperature 0 take the likeliest.
 
-    limits [3, S] float32: top_k (0 = off), top_p, min_p; None where no row has any."""
+    limits [3, S] float32: top_k - 1 (below 0: off), top_p, min_p; None where no row has any."""
     random = temperature > 0
     scaled = scores / torch.where(random, temperature, 1.0)[:, None]
     weights = torch.exp(scaled - scaled.amax(-1, keepdim=True))
@@ -64,13 +64,12 @@ def drawn(scores: Tensor, temperature: Tensor, uniform: Tensor, limits: Tensor |
     return torch.where(random, torch.minimum(found, last), greedy(scores))
 
 
-def _kept(scaled: Tensor, weights: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+def _kept(scaled: Tensor, weights: Tensor, last: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """The weights with those that min_p, top_k and top_p drop at 0, as the definition has it."""
-    vocab = scaled.shape[1]
     weights = torch.where(weights < min_p[:, None], 0.0, weights)
     falling = scaled.sort(-1, descending=True).values
-    counted = (top_k > 0) & (top_k < vocab)
-    kth = falling.gather(1, torch.where(counted, top_k - 1, 0.0).int()[:, None].long())
+    counted = last >= 0
+    kth = falling.gather(1, torch.where(counted, last, 0.0).int()[:, None].long())
     kth = torch.where(counted[:, None], kth, float("-inf"))
     weights = torch.where(scaled < kth, 0.0, weights)
     # Dropping keeps the order, so the sorted weights are those of the sorted scores, cut alike.

@@ -94,7 +94,8 @@ class SamplerGraphs:
         limited = (batch.top_k > 0).any() or (batch.top_p < 1).any() or (batch.min_p > 0).any()
         columns: list[npt.NDArray[Any]] = [batch.temperature, batch.uniform]
         if limited:
-            columns += [batch.top_k, batch.top_p, batch.min_p]
+            counted = (batch.top_k > 0) & (batch.top_k < self.vocab_size)
+            columns += [np.where(counted, batch.top_k - 1, -1), batch.top_p, batch.min_p]
         numbers = np.zeros((len(columns), rows), np.float32)
         for filled, column in zip(numbers, columns, strict=True):
             filled[: len(column)] = column
