@@ -16,7 +16,7 @@ TORCH, XLA = "platforms/torch", "platforms/xla"
 # Every distribution of this repository that an extra needs, the transitive ones too: a plain pin
 # in a sibling's own metadata is satisfied by the direct reference made here.
 EXTRAS = {
-    "cpu": [TORCH, "platforms/cpu"],
+    "cpu": [TORCH, "kernels/cpu", "platforms/cpu"],
     "cuda": [TORCH, "kernels/triton", "platforms/cuda"],
     "neuron": [TORCH, XLA, "kernels/nki", "platforms/neuron"],
     "openvino": ["platforms/openvino"],
