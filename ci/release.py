@@ -17,7 +17,8 @@ VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+|\.dev\d+)?")
 
 def projects(root: Path) -> list[Path]:
     """Every pyproject.toml, in the order in which to publish."""
-    families = ("kernels/*", ".", "platforms/torch", "platforms/*", "plugins/*")
+    shared = ("platforms/torch", "platforms/xla")  # by the platforms
+    families = ("kernels/*", ".", *shared, "platforms/*", "plugins/*")
     found = [p for family in families for p in sorted(root.glob(f"{family}/pyproject.toml"))]
     return list(dict.fromkeys(found))
 
