@@ -1,0 +1,1 @@
+"""Pagoda on AWS Trainium and Inferentia."""
