@@ -85,6 +85,7 @@ def _decode(
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     SPLITS: tl.constexpr,
+    JOINED: tl.constexpr,  # heads that are joined at a time
     FRESH: tl.constexpr,
     ROTATE: tl.constexpr,
     NORM: tl.constexpr,
@@ -154,30 +155,35 @@ def _decode(
         num_parts = tl.maximum(tl.cdiv(cached - low, size), 1)
         if tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == num_parts - 1:
             tl.store(arrived_ptr, 0)
-            for i in tl.static_range(GROUP):
-                mine = head * GROUP + i
-                base = (token * (KV_HEADS * GROUP) + mine) * SPLITS
-                whole = _joined(
-                    parts_ptr + base * PADDED, levels_ptr + base * 2, num_parts, SPLITS, PADDED
-                )
-                tl.store(out_at + mine * HEAD + d, whole.to(kind), mask=d < HEAD)
+            for i in tl.static_range(0, GROUP, JOINED):
+                mine = i + tl.arange(0, JOINED)
+                base = (token * (KV_HEADS * GROUP) + head * GROUP + mine) * SPLITS
+                there = mine < GROUP
+                whole = _joined(parts_ptr, levels_ptr, base, there, num_parts, SPLITS, PADDED)
+                to = out_at + ((head * GROUP + mine) * HEAD)[:, None] + d[None, :]
+                tl.store(to, whole.to(kind), mask=there[:, None] & (d < HEAD)[None, :])
 
 
 @triton.jit
-def _joined(parts_ptr, levels_ptr, num_parts, SPLITS: tl.constexpr, PADDED: tl.constexpr):
-    """[PADDED] of what the parts found, past this multiprocessor's own cache."""
+def _joined(
+    parts_ptr, levels_ptr, at, there, num_parts,
+    SPLITS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
+    """[heads, PADDED] of what the parts found, past this multiprocessor's own cache."""
     part = tl.arange(0, SPLITS)
     d = tl.arange(0, PADDED)
-    made = part < num_parts
+    places = at[:, None] + part[None, :]
+    made = there[:, None] & (part < num_parts)[None, :]
     cg: tl.constexpr = ".cg"
-    top = tl.load(levels_ptr + part * 2, mask=made, other=float("-inf"), cache_modifier=cg)
-    total = tl.load(levels_ptr + part * 2 + 1, mask=made, other=0.0, cache_modifier=cg)
-    at = parts_ptr + part[:, None] * PADDED + d[None, :]
-    parts = tl.load(at, mask=made[:, None], other=0.0, cache_modifier=cg)
-    level = tl.max(top, axis=0)
-    weight = tl.exp2(top - tl.where(level == float("-inf"), 0.0, level))
-    whole = tl.sum(total * weight, axis=0)
-    return tl.sum(parts * weight[:, None], axis=0) / tl.where(whole > 0.0, whole, 1.0)
+    top = tl.load(levels_ptr + places * 2, mask=made, other=float("-inf"), cache_modifier=cg)
+    total = tl.load(levels_ptr + places * 2 + 1, mask=made, other=0.0, cache_modifier=cg)
+    values = parts_ptr + (places * PADDED)[:, :, None] + d[None, None, :]
+    parts = tl.load(values, mask=made[:, :, None], other=0.0, cache_modifier=cg)
+    level = tl.max(top, axis=1)
+    weight = tl.exp2(top - tl.where(level == float("-inf"), 0.0, level)[:, None])
+    whole = tl.sum(total * weight, axis=1)
+    found = tl.sum(parts * weight[:, :, None], axis=1)
+    return found / tl.where(whole > 0.0, whole, 1.0)[:, None]
 
 
 @once
@@ -236,6 +242,7 @@ def decode_attention(
         WINDOW=window or 0,
         SOFT_CAP=soft_cap or 0.0,
         SPLITS=splits,
+        JOINED=min(4, triton.next_power_of_2(heads // kv_heads)),
         FRESH=fresh is not None,
         ROTATE=angles is not None,
         NORM=norms is not None,

@@ -129,7 +129,7 @@ def one_row_linear(
     square norm) and epsilon.  activation: one of ACTIVATIONS; GATED halves the outputs."""
     size, gated = x.shape[1], activation == GATED
     num_outputs = weight.shape[0] // 2 if gated else weight.shape[0]
-    tile = product_tile(target_of(x.device), size)
+    tile = product_tile(target_of(x.device), size, norm is not None)
     outputs = max(1, tile.outputs // 2) if gated else tile.outputs
     out = torch.empty((1, num_outputs), dtype=x.dtype, device=x.device)
     kept = x if residual is None else torch.empty_like(x)

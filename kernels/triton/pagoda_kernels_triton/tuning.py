@@ -105,8 +105,11 @@ class ProductTile:
     warps: int
 
 
-def product_tile(target: Target, num_inputs: int) -> ProductTile:
-    """For linear layers of one row; measured on an H200, where it reads 3.2 to 4.3 TB/s."""
+def product_tile(target: Target, num_inputs: int, normed: bool) -> ProductTile:
+    """For linear layers of one row; measured on an H200.  A norm costs each program the whole row:
+    long rows want programs that do more."""
+    if normed and num_inputs > 2048:
+        return ProductTile(8, 1024, 4)
     if num_inputs % 2048 == 0:
         return ProductTile(2, 2048, 4)
     most = 1 << max(0, num_inputs - 1).bit_length()
@@ -124,4 +127,4 @@ def num_splits(target: Target, rows: int, kv_heads: int) -> int:
     """How many programs share one sequence's keys, so that a small batch fills the chip.  Few
     different answers, for each is a kernel to compile."""
     wanted = 3 * target.num_units // max(1, rows * kv_heads)
-    return 1 if wanted < 2 else 4 if wanted < 8 else 16 if wanted < 32 else 64
+    return 1 if wanted < 2 else 4 if wanted < 8 else 16

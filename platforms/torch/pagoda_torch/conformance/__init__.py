@@ -22,4 +22,7 @@ def poison_cache(runner: ModelRunner) -> None:
     if not isinstance(runner, TorchRunner):
         raise PagodaError(f"{type(runner).__name__} is no torch runner")
     for layer in runner.context.attention_layers:
-        layer.cache.fill_(float("nan"))
+        if layer.cache.is_floating_point():
+            layer.cache.fill_(float("nan"))
+        else:  # scales among whole numbers: all bits set are NaN too
+            layer.cache.fill_(-1)
