@@ -5,6 +5,7 @@ The vendor is the device's type: everything goes through ``torch.get_device_modu
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,23 @@ class GpuDevice:
         self.device = device
         self.api: Any = torch.get_device_module(device)
         self.api.set_device(device)
+        self._says_free = True
 
     def memory(self) -> tuple[int, int]:
-        free, total = self.api.mem_get_info(self.device)
-        held = self.api.memory_reserved(self.device) - self.api.memory_allocated(self.device)
-        return free + held, total
+        if self._says_free:
+            try:
+                free, total = self.api.mem_get_info(self.device)
+                held = self.api.memory_reserved(self.device)
+                return free + held - self.api.memory_allocated(self.device), total
+            except RuntimeError as error:  # drivers of GPUs that share the host's memory, mostly
+                self._says_free = False
+                _log.warning(
+                    "the driver does not say how much of %s's memory is free (%s): taken for free"
+                    " is what this process does not hold; --kv-cache-memory says otherwise",
+                    *(self.device, error),
+                )
+        total = int(self.api.get_device_properties(self.device).total_memory)
+        return total - int(self.api.memory_allocated(self.device)), total
 
     def peak_bytes(self, work: Callable[[], None]) -> int:
         self._release()
