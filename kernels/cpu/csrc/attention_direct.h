@@ -53,16 +53,12 @@ public:
 
     template <class See>
     void attend(const float* query, int rows, const Scores& how, const See& see, Running* running, float* out) {
-        switch (rows) {
-            case 1: return attend_rows<1>(query, how, see, running, out);
-            case 2: return attend_rows<2>(query, how, see, running, out);
-            case 3: return attend_rows<3>(query, how, see, running, out);
-            case 4: return attend_rows<4>(query, how, see, running, out);
-            case 5: return attend_rows<5>(query, how, see, running, out);
-            case 6: return attend_rows<6>(query, how, see, running, out);
-            case 7: return attend_rows<7>(query, how, see, running, out);
-            default: return attend_rows<8>(query, how, see, running, out);
-        }
+        // A few counts are compiled; rows up to the next one hold anything and are not looked at.
+        if (rows == 1) return attend_rows<1>(query, how, see, running, out);
+        if (rows == 2) return attend_rows<2>(query, how, see, running, out);
+        if (rows <= 4) return attend_rows<4>(query, how, see, running, out);
+        if (rows <= 7) return attend_rows<7>(query, how, see, running, out);
+        attend_rows<8>(query, how, see, running, out);
     }
 
 private:
