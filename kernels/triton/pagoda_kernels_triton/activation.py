@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.sizes import num_parts
+
 
 @triton.jit
 def _silu_and_mul(x_ptr, out_ptr, stride_x, size, EACH: tl.constexpr):
@@ -25,7 +27,7 @@ def silu_and_mul(x: Tensor) -> Tensor:
     out = torch.empty((num_rows, size), dtype=x.dtype, device=x.device)
     if num_rows:
         each = 1024
-        _silu_and_mul[(num_rows, triton.cdiv(size, each))](
+        _silu_and_mul[(num_rows, num_parts(size, each))](
             x, out, x.stride(0), size, EACH=each, num_warps=4
         )
     return out

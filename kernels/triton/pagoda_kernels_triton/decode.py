@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pagoda_kernels_triton.heads import normed_and_turned
 from pagoda_kernels_triton.scores import LOG2E, attend, capped, places_of
+from pagoda_kernels_triton.sizes import up_to_power_of_two
 from pagoda_kernels_triton.tuning import decode_tile, num_splits, target_of
 
 
@@ -217,12 +218,12 @@ def decode_attention(
     target = target_of(q.device)
     tile = decode_tile(target, head_size, q.element_size())
     splits = splits or num_splits(target, num_rows, kv_heads)
-    padded = max(16, triton.next_power_of_2(head_size))
+    padded = max(16, up_to_power_of_two(head_size))
     parts = levels = arrived = out
     if splits > 1:
         parts = torch.empty((num_rows, heads, splits, padded), dtype=torch.float32, device=q.device)
         levels = torch.empty((num_rows, heads, splits, 2), dtype=torch.float32, device=q.device)
-        arrived = _arrivals(q.device, triton.next_power_of_2(num_rows * kv_heads))
+        arrived = _arrivals(q.device, up_to_power_of_two(num_rows * kv_heads))
     k, v, slots, angles, norms = fresh or Fresh(q, q, lens, None, None)
     cos, sin = angles or (q, q)
     q_norm, k_norm, epsilon = norms or (q, q, 0.0)
@@ -237,12 +238,12 @@ def decode_attention(
         HEAD=head_size,
         PADDED=padded,
         BLOCK=block_size,
-        ROWS=max(tile.rows, triton.next_power_of_2(heads // kv_heads)),
+        ROWS=max(tile.rows, up_to_power_of_two(heads // kv_heads)),
         KEYS=tile.keys,
         WINDOW=window or 0,
         SOFT_CAP=soft_cap or 0.0,
         SPLITS=splits,
-        JOINED=min(4, triton.next_power_of_2(heads // kv_heads)),
+        JOINED=min(4, up_to_power_of_two(heads // kv_heads)),
         FRESH=fresh is not None,
         ROTATE=angles is not None,
         NORM=norms is not None,

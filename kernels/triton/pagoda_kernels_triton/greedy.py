@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.sizes import num_parts, up_to_power_of_two
+
 EACH = 4096
 
 
@@ -51,7 +53,7 @@ def take_greedy(logits: Tensor, slots: Tensor, last_tokens: Tensor, tokens: Tens
     """The lowest id among each row's largest logits [R, V], into ``tokens`` [R] int64 and into
     ``last_tokens`` [slots] int64 at ``slots`` [R]; a row of NaN gives token 0."""
     num_rows, size = logits.shape
-    parts = triton.cdiv(size, EACH)
+    parts = num_parts(size, EACH)
     values = torch.empty((num_rows, parts), dtype=torch.float32, device=logits.device)
     ids = torch.empty((num_rows, parts), dtype=torch.int32, device=logits.device)
     _best_of_part[(parts, num_rows)](
@@ -64,6 +66,6 @@ def take_greedy(logits: Tensor, slots: Tensor, last_tokens: Tensor, tokens: Tens
         slots,
         last_tokens,
         PARTS=parts,
-        PADDED=triton.next_power_of_2(parts),
+        PADDED=up_to_power_of_two(parts),
         num_warps=1,
     )

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.sizes import num_parts
+
 SMALL = ["sent_ptr", "slots_ptr", "context_ptr", "block_start_ptr", "blocks_ptr"]
 
 
@@ -61,7 +63,7 @@ def decode_inputs(
     for rows that are padding, which get length 0 and cache slot -1; block_start [R] into blocks;
     all of these int32, last_tokens int64."""
     count, each = len(sent), 128
-    _decode_inputs[(triton.cdiv(count, each),)](
+    _decode_inputs[(num_parts(count, each),)](
         sent,
         slots,
         context,

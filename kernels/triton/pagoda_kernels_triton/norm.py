@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.sizes import up_to_power_of_two
+
 ROOT_MEAN_SQUARE, WHOLE_NORM = 1, 2
 """What ``NORM`` says in the kernels that norm on their way."""
 
@@ -75,7 +77,7 @@ def _launch(
 ) -> Tensor:
     num_rows, size = x.shape
     out = torch.empty((num_rows, size), dtype=x.dtype, device=x.device)
-    padded = triton.next_power_of_2(size)
+    padded = up_to_power_of_two(size)
     if num_rows:
         _norm[(num_rows,)](
             x,

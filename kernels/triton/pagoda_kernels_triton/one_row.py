@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagoda_kernels_triton.norm import ROOT_MEAN_SQUARE, WHOLE_NORM
+from pagoda_kernels_triton.sizes import num_parts, up_to_power_of_two
 from pagoda_kernels_triton.tuning import product_tile, target_of
 
 GATED = "silu_and_mul"
@@ -135,7 +136,7 @@ def one_row_linear(
     kept = x if residual is None else torch.empty_like(x)
     gain, shift, epsilon = norm if norm is not None else (x, None, 0.0)
     kind = 0 if norm is None else ROOT_MEAN_SQUARE if shift is None else WHOLE_NORM
-    _one_row[(triton.cdiv(num_outputs, outputs),)](
+    _one_row[(num_parts(num_outputs, outputs),)](
         x,
         x if residual is None else residual,
         kept,
@@ -147,10 +148,10 @@ def one_row_linear(
         epsilon,
         num_outputs,
         SIZE=size,
-        PADDED=triton.next_power_of_2(size),
+        PADDED=up_to_power_of_two(size),
         OUTPUTS=outputs,
         EACH=tile.inputs,
-        CHUNKS=triton.cdiv(size, tile.inputs),
+        CHUNKS=num_parts(size, tile.inputs),
         DENSE=num_outputs % outputs == 0 and size % tile.inputs == 0,
         NORM=kind,
         ADD=residual is not None,

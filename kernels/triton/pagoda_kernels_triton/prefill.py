@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagoda_kernels_triton.scores import LOG2E, attend, places_of
+from pagoda_kernels_triton.sizes import up_to_power_of_two
 from pagoda_kernels_triton.tuning import prefill_tile, target_of
 
 
@@ -130,7 +131,7 @@ def prefill_attention(
     kv_heads, block_size, head_size = cache.shape[2:]
     group = q.shape[1] // kv_heads
     tile = prefill_tile(target_of(q.device), head_size, q.element_size())
-    rows = max(tile.rows, triton.next_power_of_2(group))
+    rows = max(tile.rows, up_to_power_of_two(group))
     _prefill[(len(tiles), kv_heads)](
         q,
         cache,
@@ -145,7 +146,7 @@ def prefill_attention(
         KV_HEADS=kv_heads,
         GROUP=group,
         HEAD=head_size,
-        PADDED=max(16, triton.next_power_of_2(head_size)),
+        PADDED=max(16, up_to_power_of_two(head_size)),
         BLOCK=block_size,
         TOKENS=max(1, tile.rows // group),
         ROWS=rows,

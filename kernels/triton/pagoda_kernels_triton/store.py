@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagoda_kernels_triton.scores import places_of
+from pagoda_kernels_triton.sizes import num_parts, up_to_power_of_two
 
 
 @triton.jit
@@ -126,14 +127,14 @@ def rotate_and_store(
     q_norm, k_norm, epsilon = norms if norms is not None else (q, q, 0.0)
     kept = q_out if k_out is None else k_out
     each = 4 if len(q) <= 64 else 8
-    _rotate_and_store[(len(q), triton.cdiv(heads + 2 * kv_heads, each))](
+    _rotate_and_store[(len(q), num_parts(heads + 2 * kv_heads, each))](
         *(q, k, v, q_out, kept, cache, slots, cos, sin, q_norm, k_norm, epsilon),
         *(q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)),
         *(q_out.stride(0), kept.stride(0), cos.stride(0), cache.stride(0)),
         HEADS=heads,
         KV_HEADS=kv_heads,
         HALF=size // 2,
-        PADDED=triton.next_power_of_2(size // 2),
+        PADDED=up_to_power_of_two(size // 2),
         BLOCK=block_size,
         EACH=each,
         ROTATE=angles is not None,

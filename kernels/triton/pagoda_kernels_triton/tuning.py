@@ -23,14 +23,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """One kernel's tiles on one architecture; a head is large above 128."""
+    """One kernel's tiles on one architecture; a head is large above 128.  None: nothing that was
+    tried stays in registers."""
 
-    small: Tile  # 16-bit elements
-    large: Tile
-    small_float: Tile  # 32-bit elements
-    large_float: Tile
+    small: Tile | None  # 16-bit elements
+    large: Tile | None
+    small_float: Tile | None  # 32-bit elements
+    large_float: Tile | None
 
-    def of(self, head_size: int, itemsize: int) -> Tile:
+    def of(self, head_size: int, itemsize: int) -> Tile | None:
         if itemsize == 4:
             return self.large_float if head_size > 128 else self.small_float
         return self.large if head_size > 128 else self.small
@@ -49,12 +50,20 @@ _PREFILL = {
     "": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
     "sm_80": Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 1), *_FLOAT),
     "sm_90": Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), *_FLOAT),
+    **dict.fromkeys(
+        ("gfx90a", "gfx942", "gfx950"), Tiles(Tile(128, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT)
+    ),
+    # RDNA: 256 registers a lane, and no matrix instructions for float32.
+    "gfx1100": Tiles(Tile(64, 32, 4, 1), None, Tile(16, 16, 8, 1), None),
+    "gfx1201": Tiles(Tile(64, 32, 4, 1), Tile(32, 16, 4, 1), Tile(16, 16, 8, 1), None),
 }
 _FLOAT = Tile(16, 32, 4, 2), Tile(16, 32, 4, 2)
 _DECODE = {
     "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
     "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_FLOAT),
     "sm_90": Tiles(Tile(16, 64, 4, 3), Tile(16, 32, 4, 2), *_FLOAT),
+    "gfx1100": Tiles(Tile(16, 32, 4, 1), None, Tile(16, 16, 8, 1), None),
+    "gfx1201": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 8, 1), None),
 }
 _ALIKE = {
     **dict.fromkeys(("sm_86", "sm_87"), "sm_89"),
@@ -88,12 +97,12 @@ def _asked(device: torch.device) -> Target:
 
 def prefill_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     """For queries of several tokens."""
-    return _row(_PREFILL, target).of(head_size, itemsize)
+    return _tile(_PREFILL, target, head_size, itemsize)
 
 
 def decode_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     """For queries of one token; ``rows`` is the least the matrix unit takes."""
-    return _row(_DECODE, target).of(head_size, itemsize)
+    return _tile(_DECODE, target, head_size, itemsize)
 
 
 @dataclass(frozen=True)
@@ -117,10 +126,20 @@ def product_tile(target: Target, num_inputs: int, normed: bool) -> ProductTile:
     return ProductTile(64 if few else 4, min(1024, most), 4)
 
 
-def _row(table: dict[str, Tiles], target: Target) -> Tiles:
-    """That of the architecture, else of one like it, else what any takes."""
-    arch = _ALIKE.get(target.arch, target.arch)
-    return table.get(arch, table[""])
+def fits(target: Target, head_size: int, itemsize: int) -> bool:
+    """Whether attention over such heads stays in registers there."""
+    tables = (table.get(_row(target), table[""]) for table in (_PREFILL, _DECODE))
+    return all(tiles.of(head_size, itemsize) is not None for tiles in tables)
+
+
+def _tile(table: dict[str, Tiles], target: Target, head_size: int, itemsize: int) -> Tile:
+    """That of the architecture, or of one like it, else what any takes."""
+    found = table.get(_row(target), table[""]).of(head_size, itemsize)
+    return found or Tile(16, 16, 8, 1)
+
+
+def _row(target: Target) -> str:
+    return _ALIKE.get(target.arch, target.arch)
 
 
 def num_splits(target: Target, rows: int, kv_heads: int) -> int:

@@ -18,7 +18,7 @@ from pagoda_torch.ops import Ops, reference
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """One row by our kernel, more by the vendor's library."""
-    if x.dim() == 2 and len(x) == 1:
+    if x.dim() == 2 and x.shape[0] == 1:
         return one_row_linear(x, weight, bias)[0]
     return F.linear(x, weight, bias)
 
@@ -33,7 +33,7 @@ def normed_linear(
     activation: str | None,
 ) -> tuple[Tensor, Tensor]:
     """One row in one kernel, more by their parts."""
-    if len(x) > 1 or activation not in ACTIVATIONS:
+    if x.shape[0] > 1 or activation not in ACTIVATIONS:
         return reference.normed_linear(ops, x, residual, norm, weight, bias, activation)
     return one_row_linear(x, weight, bias, residual, norm, activation)
 
