@@ -21,6 +21,7 @@ EXTRAS = {
     "neuron": [TORCH, XLA, "kernels/nki", "platforms/neuron"],
     "openvino": ["platforms/openvino"],
     "tpu": [TORCH, XLA, "kernels/pallas", "platforms/tpu"],
+    "rocm": [TORCH, "kernels/triton", "platforms/rocm"],
     "xpu": [TORCH, "kernels/sycl", "platforms/xpu"],
 }
 TEST = [

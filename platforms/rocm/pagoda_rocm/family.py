@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from pagoda.platform import Unavailable
+from pagoda_kernels_triton import tuning
 from pagoda_rocm import arch
+from pagoda_torch.attention import AttentionSpec
 from pagoda_torch.family import TorchFamily
 from pagoda_torch.gather_attention import GatherAttention
 from pagoda_torch.gpu.device import GpuDevice
@@ -13,8 +17,29 @@ from pagoda_torch.gpu.graphs import CudaGraphs
 from pagoda_torch.triton.attention import TritonAttention
 from pagoda_torch.triton.ops import OPS
 
+_log = logging.getLogger(__name__)
 
-def make_family(index: int) -> TorchFamily:
+
+class RocmAttention(TritonAttention):
+    """Leaves to others what would run from memory instead of registers: RDNA has few of them."""
+
+    def __init__(self, device: torch.device, dtype: str):
+        self.target = tuning.target_of(device)
+        self.dtype, self.itemsize = dtype, 4 if dtype == "float32" else 2
+        self._warned: set[int] = set()
+
+    def refuses(self, layer: AttentionSpec) -> str | None:
+        size = layer.head_size
+        if tuning.fits(self.target, size, self.itemsize):
+            return super().refuses(layer)
+        reason = f"heads of {size} in {self.dtype} do not fit {self.target.arch}'s registers"
+        if size not in self._warned:
+            self._warned.add(size)
+            _log.warning("%s: attention in plain PyTorch, slower and without graphs", reason)
+        return reason
+
+
+def make_family(index: int, dtype: str) -> TorchFamily:
     """Of torch's GPU ``index``.  Raises Unavailable where that is none that we support, which the
     probe cannot know of GPUs that differ: the driver may count them in another order."""
     found = torch.cuda.get_device_properties(index).gcnArchName
@@ -23,7 +48,7 @@ def make_family(index: int) -> TorchFamily:
     device = GpuDevice(torch.device("cuda", index))
     return TorchFamily(
         device=device,
-        attention=[TritonAttention(), GatherAttention()],
+        attention=[RocmAttention(device.device, dtype), GatherAttention()],
         ops=OPS,
         graphs=CudaGraphs(device.device),
     )

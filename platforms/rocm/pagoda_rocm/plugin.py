@@ -65,7 +65,8 @@ def pagoda_create_runner(
     from pagoda_rocm.family import make_family
     from pagoda_torch.runner import TorchRunner
 
-    return TorchRunner(config, model, make_family(int(devices[0].id) if devices else 0))
+    family = make_family(int(devices[0].id) if devices else 0, config.dtype)
+    return TorchRunner(config, model, family)
 
 
 @hookimpl

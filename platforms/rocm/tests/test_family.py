@@ -19,12 +19,12 @@ GIB = 1 << 30
 
 @pytest.fixture
 def chips(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
-    """torch.cuda as a build for ROCm shows it, with two GPUs."""
+    """torch.cuda as a build for ROCm shows it, with three GPUs."""
     from pagoda_kernels_triton import tuning
 
     found = [
         SimpleNamespace(gcnArchName=name, multi_processor_count=units, total_memory=GIB, major=9)
-        for name, units in (("gfx942:sramecc+:xnack-", 304), ("gfx1036", 2))
+        for name, units in (("gfx942:sramecc+:xnack-", 304), ("gfx1036", 2), ("gfx1100", 48))
     ]
     replaced: dict[str, Any] = {
         "get_device_properties": lambda device: found[getattr(device, "index", device)],
@@ -52,7 +52,7 @@ def test_tables_go_by_the_name_without_its_suffixes(chips: list[Any]) -> None:
 def test_a_family_of_a_gpu(chips: list[Any]) -> None:
     from pagoda_rocm.family import make_family
 
-    family = make_family(0)
+    family = make_family(0, "bfloat16")
     assert family.device.device == torch.device("cuda", 0) and family.device.overlaps
     assert [backend.name for backend in family.attention] == ["triton", "gather"]
     assert family.graphs is not None and "rms_norm" in family.ops
@@ -63,7 +63,24 @@ def test_torch_counts_in_another_order_than_the_driver(chips: list[Any]) -> None
     from pagoda_rocm.family import make_family
 
     with pytest.raises(Unavailable, match="rocm:1 cannot be used: gfx1036"):
-        make_family(1)
+        make_family(1, "bfloat16")
+
+
+def test_heads_that_would_spill_are_left_to_others(
+    chips: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    from pagoda_rocm.family import make_family
+    from pagoda_torch.attention import AttentionSpec
+
+    def refusal(index: int, dtype: str, size: int) -> str | None:
+        layer = AttentionSpec(num_heads=8, num_kv_heads=4, head_size=size, scale=1.0)
+        return make_family(index, dtype).attention[0].refuses(layer)
+
+    assert refusal(0, "bfloat16", 256) is refusal(2, "bfloat16", 128) is None
+    assert "even number" in str(refusal(0, "bfloat16", 320))
+    assert not caplog.records
+    assert "heads of 256 in bfloat16 do not fit gfx1100" in str(refusal(2, "bfloat16", 256))
+    assert "plain PyTorch" in caplog.text
 
 
 def test_free_memory_is_not_reported(
@@ -75,7 +92,7 @@ def test_free_memory_is_not_reported(
         raise RuntimeError("HIP error: operation not supported")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
-    device = make_family(0).device
+    device = make_family(0, "bfloat16").device
     with caplog.at_level(logging.WARNING):
         assert device.memory() == device.memory() == (GIB - (1 << 20), GIB)
     assert caplog.text.count("operation not supported") == 1

@@ -95,7 +95,7 @@ def _exact_products(interpreter: Any) -> None:
     builder, dtypes, narrow = interpreter.InterpreterBuilder, _torch_dtypes(), _narrow()
     usual = builder.create_dot
 
-    def widened(handle: Any) -> np.ndarray:
+    def widened(handle: Any) -> Any:
         kind = handle.dtype.scalar
         if kind not in narrow:
             return handle.data
