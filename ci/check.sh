@@ -14,8 +14,10 @@ case $venv in /*) export PATH="$venv/bin:$PATH" ;; esac
 # The trees themselves, editable: extras would install copies of the siblings.
 pip install --quiet --upgrade pip
 pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu -e platforms/openvino
-# Without a GPU their probes can be tested; where Triton is installed, so are its kernels.
-pip install --quiet --no-deps -e kernels/triton -e platforms/cuda -e kernels/sycl -e platforms/xpu
+# Without a GPU their probes can be tested, and their kernels compiled and interpreted.
+case $(uname -sm) in "Linux x86_64") pip install --quiet --no-deps triton==3.7.1 ;; esac  # PyTorch 2.13's
+pip install --quiet --no-deps -e kernels/triton -e platforms/cuda -e platforms/rocm -e plugins/triton-interpret \
+    -e kernels/sycl -e platforms/xpu
 
 ruff check .
 ruff format --check .
@@ -27,7 +29,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # What needs an environment of its own is installed and tested beside the rest, its words kept for the end.
 beside=$(mktemp)
 trap 'kill %1 2> /dev/null || true; rm -f "$beside"' EXIT
-for check in xpu; do bash "ci/check_$check.sh" || exit; done > "$beside" 2>&1 &
+for check in xpu triton; do bash "ci/check_$check.sh" || exit; done > "$beside" 2>&1 &
 
 python -m pytest "$@"
 for platform in reference cpu openvino; do
