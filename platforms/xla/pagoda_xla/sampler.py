@@ -27,10 +27,10 @@ def biased(scores: Tensor, places: Tensor, values: Tensor) -> Tensor:
     return flat.index_put((places,), new).view(scores.shape)
 
 
-def masked(scores: Tensor, words: Tensor) -> Tensor:
-    """-inf where the bit of words [S, ceil(V / 32)] int32 is 0."""
-    bits = (words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=words.device)) & 1
-    allowed = bits.view(len(words), -1)[:, : scores.shape[1]] != 0
+def masked(scores: Tensor, words: Tensor, bits: Tensor) -> Tensor:
+    """-inf where the bit of words [S, ceil(V / 32)] int32 is 0; bits [32] int32 has one bit each,
+    for torch-xla's shift to the right is wrong for negative words."""
+    allowed = (words[:, :, None] & bits).view(len(words), -1)[:, : scores.shape[1]] != 0
     return torch.where(allowed, scores, float("-inf"))
 
 
@@ -88,7 +88,8 @@ def logprobs_of(logits: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Te
     """Of raw float32 logits [N, V]: ids [N, count + 1] int32 (the targets, then the likeliest, the
     lowest id first among equals), their logprobs, and the targets' ranks [N] int32."""
     own = logits.gather(1, targets.long()[:, None])
-    best, order = logits.sort(dim=-1, descending=True, stable=True)
+    equal = torch.where(logits == 0, 0.0, logits)  # XLA sorts -0.0 below 0.0
+    best, order = equal.sort(dim=-1, descending=True, stable=True)
     ids = torch.cat((targets[:, None], order[:, :count].int()), 1)
     values = torch.cat((own, best[:, :count]), 1) - logits.logsumexp(-1, keepdim=True)
     ranks = 1 + (logits > own).sum(-1, dtype=torch.int32)

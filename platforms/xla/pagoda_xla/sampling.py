@@ -45,6 +45,7 @@ class SamplerGraphs:
         self.last_tokens = last_tokens  # [slots + 1] int32, the last for rows that are padding
         self.spare_slot = len(last_tokens) - 1
         self.vocab_size = vocab_size
+        self._bits = runtime.upload(np.left_shift(np.int32(1), np.arange(32, dtype=np.int32)))
         self._graphs: dict[tuple[str, int], Graph] = {}
 
     def _run(self, name: str, rows: int, *arguments: Any) -> Any:
@@ -143,7 +144,7 @@ class SamplerGraphs:
         return sampler.biased(scores, places[0], values[0])
 
     def _masked(self, scores: Tensor, words: Tensor) -> Tensor:
-        return sampler.masked(scores, words)
+        return sampler.masked(scores, words, self._bits)
 
     def _penalised(self, scores: Tensor, ints: Tensor, strengths: Tensor) -> Tensor:
         return sampler.penalised(scores, ints[0], ints[1], strengths)

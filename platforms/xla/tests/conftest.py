@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,6 +78,19 @@ class EagerRuntime:
 @pytest.fixture
 def runtime() -> EagerRuntime:
     return EagerRuntime()
+
+
+@pytest.fixture(params=["eager", "torch-xla"])
+def any_runtime(request: pytest.FixtureRequest) -> Any:
+    """The eager runtime, and torch-xla's on the CPU where it is installed."""
+    if request.param == "eager":
+        return EagerRuntime()
+    if importlib.util.find_spec("torch_xla") is None:
+        pytest.skip("torch-xla is not installed here: ci/check_xla.sh has an environment with it")
+    os.environ.setdefault("PJRT_DEVICE", "CPU")
+    from pagoda_xla.torch_xla_runtime import TorchXlaRuntime
+
+    return TorchXlaRuntime()
 
 
 @pytest.fixture
