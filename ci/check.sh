@@ -17,7 +17,8 @@ pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu -e platform
 # Without a GPU their probes can be tested, and their kernels compiled and interpreted.
 case $(uname -sm) in "Linux x86_64") pip install --quiet --no-deps triton==3.7.1 ;; esac  # PyTorch 2.13's
 pip install --quiet --no-deps -e kernels/triton -e platforms/cuda -e platforms/rocm -e plugins/triton-interpret \
-    -e kernels/sycl -e platforms/xpu
+    -e kernels/sycl -e platforms/xpu \
+    -e platforms/xla -e platforms/tpu -e platforms/neuron
 
 ruff check .
 ruff format --check .
@@ -29,7 +30,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # What needs an environment of its own is installed and tested beside the rest, its words kept for the end.
 beside=$(mktemp)
 trap 'kill %1 2> /dev/null || true; rm -f "$beside"' EXIT
-for check in xpu triton; do bash "ci/check_$check.sh" || exit; done > "$beside" 2>&1 &
+for check in xpu xla triton; do bash "ci/check_$check.sh" || exit; done > "$beside" 2>&1 &
 
 python -m pytest "$@"
 for platform in reference cpu openvino; do
