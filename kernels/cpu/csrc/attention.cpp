@@ -71,7 +71,7 @@ void join(const Attention& call, const Tile* tiles, int count, const float* part
     const int rows = tiles[0].rows(call.group());
     auto* sums = static_cast<float*>(scratch(0, size_t(width) * sizeof(float)));
     for (int row = 0; row < rows; ++row) {
-        float top = -1e30f, sum = 0.0f;
+        float top = nothing_seen, sum = 0.0f;
         for (int i = 0; i < count; ++i) top = std::max(top, parts[tiles[i].part + row * part_stride(width) + width]);
         std::fill_n(sums, width, 0.0f);
         for (int i = 0; i < count; ++i) {
@@ -98,15 +98,15 @@ constexpr int tile_rows = VectorChunk::tile_rows;
 // Which kind of chunk a tile is made for depends on its shape alone.
 template <class T>
 void run(const Attention& call, const Tile& tile, float* parts) {
-    const int size = call.pages.head_size;
+    const int rows = tile.rows(call.group());
+    if (DirectChunk<T>::takes(rows, call.pages.block_size, call.pages.head_size))
+        return run_tile<DirectChunk<T>, T>(call, tile, parts);
 #if defined(PAGODA_AMX) || defined(PAGODA_TILES_EMULATED)
     if constexpr (on_tiles<T>) {
-        if (call.query_kind == Kind::bf16 && tile.rows(call.group()) >= tile_least)
+        if (call.query_kind == Kind::bf16 && rows >= tile_least)
             return run_tile<TileChunk<T>, T>(call, tile, parts);
     }
 #endif
-    if (DirectChunk<T>::takes(tile.rows(call.group()), call.pages.block_size, size))
-        return run_tile<DirectChunk<T>, T>(call, tile, parts);
     run_tile<VectorChunk, T>(call, tile, parts);
 }
 

@@ -84,15 +84,15 @@ public:
     }
 
     template <class See>
-    void attend(const bf16* query, int rows, const Scores& how, const See& see, Running* running, float* out) {
+    void attend(const bf16* query, int rows, const Scores& how, const See& see, Running running, float* out) {
         for (int key = 0; key < count_; key += 32)
             rows > 16 ? score<true>(query, key) : score<false>(query, key);
+        float alpha[block_rows];
+        soften<3, keys, block_rows>(scores_, weights_, rows, count_, see, how, running, alpha);
         for (int r = 0; r < rows; ++r) {
-            const auto seen = see(r);
-            const float alpha = soften<3>(scores_ + r * keys, weights_ + r * keys, count_, seen.first, seen.second, how, running[r]);
-            if (alpha == 1.0f) continue;
+            if (alpha[r] == 1.0f) continue;
             float* row = out + r * width_;
-            for (int d = 0; d < width_; d += Vec::W) (Vec::all(alpha) * Vec::load(row + d)).store(row + d);
+            for (int d = 0; d < width_; d += Vec::W) (Vec::all(alpha[r]) * Vec::load(row + d)).store(row + d);
         }
         int d = 0;
         for (; d + 32 <= width_; d += 32)

@@ -52,7 +52,7 @@ public:
     void taken(int) {}
 
     template <class See>
-    void attend(const float* query, int rows, const Scores& how, const See& see, Running* running, float* out) {
+    void attend(const float* query, int rows, const Scores& how, const See& see, Running running, float* out) {
         // A few counts are compiled; rows up to the next one hold anything and are not looked at.
         if (rows == 1) return attend_rows<1>(query, how, see, running, out);
         if (rows == 2) return attend_rows<2>(query, how, see, running, out);
@@ -73,7 +73,7 @@ private:
     static constexpr int vecs(int rows) { return rows * 8 <= sums ? 8 : rows * 4 <= sums ? 4 : rows * 2 <= sums ? 2 : 1; }
 
     template <int Rows, class See>
-    void attend_rows(const float* query, const Scores& how, const See& see, Running* running, float* out) {
+    void attend_rows(const float* query, const Scores& how, const See& see, Running running, float* out) {
         for (int i = 0; i < num_pieces_; ++i) {
             const Piece& piece = pieces_[i];
             int done = 0;
@@ -89,10 +89,9 @@ private:
 #pragma GCC unroll 32
         for (int r = 0; r < Rows; ++r) {
             const auto seen = see(r);
-            float* row = scores_ + r * keys;
-            alpha[r] = soften<6>(row, row, count, seen.first, seen.second, how, running[r]);
             if (seen.first < seen.second) low = std::min(low, seen.first), high = std::max(high, seen.second);
         }
+        soften<6, keys, Rows>(scores_, scores_, Rows, count, see, how, running, alpha);
         int d = 0;
         constexpr int Vecs = vecs(Rows);
         for (; d + Vecs * Vec::W <= size_; d += Vecs * Vec::W) add_values<Rows, Vecs>(alpha, d, low, high, out);

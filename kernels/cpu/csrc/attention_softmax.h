@@ -1,6 +1,7 @@
 // The online softmax of one row over one chunk of keys, in powers of two.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "vec.h"
@@ -11,10 +12,12 @@ inline int rounded_up(int x, int unit) { return (x + unit - 1) / unit * unit; }
 
 constexpr float log2_e = 1.44269504088896341f;
 
-// What a row has seen so far: the largest score (times log2 e) and the sum of 2^(score - largest).
+// What rows have seen so far: the largest score (times log2 e) and the sum of 2^(score - largest).
 struct Running {
-    float largest = -1e30f, sum = 0.0f;
+    float *largest, *sum;
 };
+
+constexpr float nothing_seen = -1e30f;
 
 struct Scores {
     float scale;            // what q.k is multiplied by
@@ -56,41 +59,52 @@ inline void transform(float* scores, int count, const Scores& how) {
     }
 }
 
-// The first `count` scores (a multiple of Vec::W) become probabilities relative to the row's largest,
-// times the values' scales: zero outside of [low, high).  Returns what earlier sums are to be
-// multiplied by.  `out` may be `scores`.
-template <int Degree, class P>
-inline float soften(float* scores, P* out, int count, int low, int high, const Scores& how, Running& row) {
-    constexpr int W = Vec::W;
-    float factor = how.scale * log2_e;
-    if (how.of_keys != nullptr || how.soft_cap != 0.0f || !(how.scale > 0.0f)) {
-        transform(scores, count, how);
-        factor = 1.0f;
-    }
+// The largest of a row's scores in [low, high), those outside set to -inf.
+inline float find_largest(float* scores, int count, int low, int high) {
     for (int i = 0; i < low; ++i) scores[i] = -std::numeric_limits<float>::infinity();
     for (int i = high; i < count; ++i) scores[i] = -std::numeric_limits<float>::infinity();
     Vec most = Vec::load(scores);
-    for (int i = W; i < count; i += W) most = max(most, Vec::load(scores + i));
-    const float seen = largest(most) * factor;
-    const float top = seen > row.largest ? seen : row.largest;
-    const Vec times = Vec::all(factor), minus = Vec::all(-top);
-    Vec sums = Vec::zero();
-    for (int i = 0; i < count; i += W) {
-        Vec p = exp2_below<Degree>(fma(Vec::load(scores + i), times, minus));
-        sums = sums + p;
-        if (how.of_values != nullptr) p = p * Vec::load(how.of_values + i);
-        p.store(out + i);
+    for (int i = Vec::W; i < count; i += Vec::W) most = max(most, Vec::load(scores + i));
+    return largest(most);
+}
+
+// The first `count` scores (a multiple of Vec::W) of each row become probabilities relative to the
+// row's largest, times the values' scales: zero outside of what see(row) says, first and last + 1.
+// alpha [rows] is what earlier sums are to be multiplied by.  `out` may be `scores`; both have rows
+// of Stride numbers, and at most Most rows.
+template <int Degree, int Stride, int Most, class P, class See>
+inline void soften(float* scores, P* out, int rows, int count, const See& see, const Scores& how, Running running, float* alpha) {
+    constexpr int W = Vec::W, room = (Most + W - 1) / W * W;
+    float factor = how.scale * log2_e;
+    const bool plain = how.of_keys == nullptr && how.soft_cap == 0.0f && how.scale > 0.0f;
+    if (!plain) factor = 1.0f;
+    float tops[room], change[room];
+    for (int r = 0; r < rows; ++r) {
+        float* row = scores + r * Stride;
+        if (!plain) transform(row, count, how);
+        const auto seen = see(r);
+        const float top = find_largest(row, count, seen.first, seen.second) * factor;
+        tops[r] = top > running.largest[r] ? top : running.largest[r];
+        change[r] = running.largest[r] - tops[r];
     }
-    float alpha = 1.0f;
-    if (top > row.largest) {
-        Vec before = exp2_below<6>(Vec::all(row.largest - top));
-        float lanes[W];
-        before.store(lanes);
-        alpha = lanes[0];
+    std::fill(change + rows, change + room, 0.0f);
+    for (int r = 0; r < rows; r += W) exp2_below<6>(Vec::load(change + r)).store(change + r);
+    const Vec times = Vec::all(factor);
+    for (int r = 0; r < rows; ++r) {
+        const float* from = scores + r * Stride;
+        P* to = out + r * Stride;
+        const Vec minus = Vec::all(-tops[r]);
+        Vec sums = Vec::zero();
+        for (int i = 0; i < count; i += W) {
+            Vec p = exp2_below<Degree>(fma(Vec::load(from + i), times, minus));
+            sums = sums + p;
+            if (how.of_values != nullptr) p = p * Vec::load(how.of_values + i);
+            p.store(to + i);
+        }
+        alpha[r] = change[r];
+        running.largest[r] = tops[r];
+        running.sum[r] = running.sum[r] * change[r] + sum(sums);
     }
-    row.sum = row.sum * alpha + sum(sums);
-    row.largest = top;
-    return alpha;
 }
 
 }  // namespace pagoda

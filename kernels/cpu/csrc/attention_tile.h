@@ -46,10 +46,14 @@ void run_tile(const Attention& call, const Tile& tile, float* parts) {
     auto* memory = static_cast<float*>(scratch(0, chunk.floats() * sizeof(float)));
     auto* query = static_cast<Query*>(scratch(1, size_t(padded) * chunk.query_width() * sizeof(Query)));
     auto* out = static_cast<float*>(scratch(2, size_t(padded) * width * sizeof(float)));
-    auto* running = static_cast<Running*>(scratch(3, size_t(padded) * sizeof(Running)));
+    auto* largest = static_cast<float*>(scratch(3, size_t(padded) * 3 * sizeof(float)));
+    float* sum = largest + padded;
+    auto* positions = reinterpret_cast<int*>(sum + padded);
     chunk.use(memory);
     std::fill_n(out, size_t(padded) * width, 0.0f);
-    std::fill_n(running, padded, Running{});
+    std::fill_n(largest, padded, nothing_seen);
+    std::fill_n(sum, padded, 0.0f);
+    for (int r = 0; r < padded; ++r) positions[r] = tile.position + std::min(r, rows - 1) / group;
     with_float(call.query_kind, "query", [&](auto type) {
         using From = decltype(type);
         for (int r = 0; r < rows; ++r)
@@ -68,6 +72,7 @@ void run_tile(const Attention& call, const Tile& tile, float* parts) {
         chunk.start();
         const int next_end = std::min(end + Chunk::keys, tile.key_end);
         each_piece(call.pages, table, tile.kv_head, end, next_end, [&](uint8_t* page, int offset, int, int) {
+            for (int64_t at = 0; at < call.pages.scales_bytes(); at += 64) __builtin_prefetch(page + at, 0, 2);
             chunk.foresee(call.pages.keys<T>(page) + offset, call.pages.values<T>(page) + int64_t(offset) * size);
         });
         each_piece(call.pages, table, tile.kv_head, begin, end, [&](uint8_t* page, int offset, int count, int before) {
@@ -77,28 +82,27 @@ void run_tile(const Attention& call, const Tile& tile, float* parts) {
         chunk.taken(end - begin);
         for (int first = 0; first < rows; first += Chunk::block_rows) {
             const int now = std::min(rows - first, Chunk::block_rows);
-            const int last_position = tile.position + (first + now - 1) / group;
-            const int first_position = tile.position + first / group;
+            const int first_position = positions[first], last_position = positions[first + now - 1];
             if (last_position < begin || first_position - call.window >= end - 1) continue;  // sees none
             const auto see = [&](int row) {
-                const int position = tile.position + (first + row) / group;
+                const int position = positions[first + row];
                 const int low = std::max(position - call.window + 1, begin), high = std::min(position + 1, end);
                 return low < high ? std::pair<int, int>(low - begin, high - begin) : std::pair<int, int>(0, 0);
             };
-            chunk.attend(query + size_t(first) * chunk.query_width(), now, how, see, running + first, out + size_t(first) * width);
+            chunk.attend(query + size_t(first) * chunk.query_width(), now, how, see, {largest + first, sum + first}, out + size_t(first) * width);
         }
     }
     chunk.end();
     for (int r = 0; r < rows; ++r) {
         const float* sums = out + size_t(r) * width;
         if (tile.part < 0) {
-            store_row(call, tile, r, sums, running[r].sum);
+            store_row(call, tile, r, sums, sum[r]);
             continue;
         }
         float* part = parts + tile.part + r * part_stride(width);
         std::copy_n(sums, width, part);
-        part[width] = running[r].largest;
-        part[width + 1] = running[r].sum;
+        part[width] = largest[r];
+        part[width + 1] = sum[r];
     }
 }
 

@@ -63,15 +63,11 @@ public:
     // One block of rows: scores, probabilities, sums.  see(row) gives the keys that a row sees as
     // first and last + 1 of the chunk.
     template <class See>
-    void attend(const float* query, int rows, const Scores& how, const See& see, Running* running, float* out) {
+    void attend(const float* query, int rows, const Scores& how, const See& see, Running running, float* out) {
         float alpha[block_rows];
         const int count = rounded_up(count_, Vec::W);
         product({query, keys_, scores_, head_size_, keys, keys, nullptr}, rows, head_size_, count);
-        for (int r = 0; r < rows; ++r) {
-            const auto [low, high] = see(r);
-            float* row = scores_ + r * keys;
-            alpha[r] = soften<6>(row, row, count, low, high, how, running[r]);
-        }
+        soften<6, keys, block_rows>(scores_, scores_, rows, count, see, how, running, alpha);
         product({scores_, values_, out, keys, width_, width_, alpha}, rows, count_, width_);
     }
 

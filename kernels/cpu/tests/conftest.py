@@ -3,6 +3,7 @@ Without the compiled kernels everything here is skipped."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -23,15 +24,20 @@ def pytest_report_header() -> str:
     return f"cpu kernels: {', '.join(found)}" + (f" ({reason})" if reason else "")
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=(*LEVELS, "emulated"))
 def native(request: pytest.FixtureRequest) -> ModuleType:
     """The kernels of one level, on one thread."""
     from pagoda_kernels_cpu import level
 
     found, reason = level.allowed()
-    if request.param not in found:
+    if request.param == "emulated":
+        if find_spec("pagoda_kernels_cpu._emulated") is None:
+            pytest.skip("emulated: only ci/check_sanitizers.sh builds it")
+        module = import_module("pagoda_kernels_cpu._emulated")
+    elif request.param not in found:
         pytest.skip(f"{request.param}: {reason}")
-    module = level.load(request.param)
+    else:
+        module = level.load(request.param)
     module.set_num_threads(1)
     return module
 
