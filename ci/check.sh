@@ -13,7 +13,7 @@ case $venv in /*) export PATH="$venv/bin:$PATH" ;; esac
 
 # The trees themselves, editable: extras would install copies of the siblings.
 pip install --quiet --upgrade pip
-pip install --quiet -e '.[test]' -e platforms/torch -e platforms/cpu -e platforms/openvino
+pip install --quiet -e '.[test]' -e platforms/torch -e kernels/cpu -e platforms/cpu -e platforms/openvino
 # Without a GPU their probes can be tested, and their kernels compiled and interpreted.
 case $(uname -sm) in "Linux x86_64") pip install --quiet --no-deps triton==3.7.1 ;; esac  # PyTorch 2.13's
 pip install --quiet --no-deps -e kernels/triton -e platforms/cuda -e platforms/rocm -e plugins/triton-interpret \

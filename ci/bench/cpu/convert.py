@@ -1,6 +1,6 @@
 """Turn a Hugging Face folder into what a peer loads; run inside that peer's environment.
 
-    python convert.py openvino|vllm|gguf SOURCE TARGET f32|bf16|int8|int4"""
+python convert.py openvino|vllm|gguf SOURCE TARGET f32|bf16|int8|int4"""
 
 from __future__ import annotations
 
@@ -137,6 +137,4 @@ def gguf(source: Path, target: Path, precision: str) -> None:
 
 if __name__ == "__main__":
     what, source, target, precision = sys.argv[1:]
-    {"openvino": openvino, "vllm": vllm, "gguf": gguf}[what](
-        Path(source), Path(target), precision
-    )
+    {"openvino": openvino, "vllm": vllm, "gguf": gguf}[what](Path(source), Path(target), precision)

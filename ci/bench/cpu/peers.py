@@ -82,7 +82,9 @@ def _openvino(home: Home, model: Path, precision: str) -> Path:
         [home.python("openvino-export"), "-m", "pip", "uninstall", "-q", "-y", "torchvision"],
         check=True,
     )
-    return made(target, lambda part: home.script("openvino-export", "openvino", model, part, precision))
+    return made(
+        target, lambda part: home.script("openvino-export", "openvino", model, part, precision)
+    )
 
 
 def _vllm(home: Home, model: Path, precision: str) -> Path:
@@ -98,8 +100,10 @@ def _ctranslate2(home: Home, model: Path, precision: str) -> Path:
     return made(
         target,
         lambda part: run(
-            [converter, "--model", str(model), "--output_dir", str(part)]
-            + ["--quantization", "bfloat16"]
+            [
+                *(converter, "--model", str(model), "--output_dir", str(part)),
+                *("--quantization", "bfloat16"),
+            ]
         ),
     )
 
@@ -129,8 +133,11 @@ def _build_llama_cpp(home: Home) -> None:
         return
     archives = home.root / "archives"
     run(
-        [home.python("llama.cpp"), "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
-        + ["--no-build-isolation", "-d", str(archives), "llama-cpp-python==0.3.36"]
+        [
+            *(home.python("llama.cpp"), "-m", "pip", "download", "-q", "--no-deps"),
+            *("--no-binary", ":all:", "--no-build-isolation", "-d", str(archives)),
+            "llama-cpp-python==0.3.36",
+        ]
     )
     with tarfile.open(next(archives.glob("llama_cpp_python-*.tar.gz"))) as archive:
         archive.extractall(archives, filter="data")
@@ -149,8 +156,10 @@ PEERS = (
     Peer("openvino", ("openvino-genai==2026.4.1.0",), ("f32", "bf16", "int8", "int4"), _openvino),
     Peer(
         "llama.cpp",
-        ("cmake>=3.28", "setuptools", "scikit-build-core", "gguf", "safetensors", "torch==2.13.0")
-        + (TRANSFORMERS,),
+        (
+            *("cmake>=3.28", "setuptools", "scikit-build-core", "gguf", "safetensors"),
+            *(TORCH, TRANSFORMERS),
+        ),
         ("f32", "bf16", "int8", "int4"),
         _llama_cpp,
     ),

@@ -9,6 +9,7 @@
 #include "arrays.h"
 #include "linear.h"
 #include "module.h"
+#include "norm.h"
 #include "pool.h"
 
 namespace pagoda::linear {
@@ -35,25 +36,12 @@ Activation activation_of(const std::string& name) {
     return named(known, name, "activation");
 }
 
-void keep_bias(Packed& packed, const Array& bias) {
-    require(kind(bias) == Kind::f32 && bias.ndim() == 1 && int64_t(bias.shape(0)) == packed.outputs && contiguous(bias),
-            "bias must be float32 [outputs]");
-    packed.bias.assign(size_t(packed.panels) * panel_width, 0.0f);
-    for (int64_t i = 0; i < packed.panels; ++i)
-        for (int n = 0; n < panel_width; ++n)
-            if (const int64_t output = packed.output(i, n); output >= 0)
-                packed.bias[size_t(i * panel_width + n)] = data<const float>(bias)[output];
-}
-
 // One matrix, packed for this level; products with it are called every layer of every step.
 class Matrix {
 public:
-    Matrix(const Array& weight, const std::string& format, bool gated, const std::string& activation,
-           const std::optional<Array>& bias)
-        : packed_(weight_of(format), rows_of(weight), int64_t(weight.shape(1)), gated), activation_(activation_of(activation)) {
-        require(!gated || packed_.outputs % 2 == 0, "a gated weight has an even number of rows");
+    Matrix(const Array& weight, const std::string& format)
+        : packed_(weight_of(format), rows_of(weight), int64_t(weight.shape(1))) {
         require(weight.shape(1) <= 1 || weight.stride(1) == 1, "a row of the weight must be dense");
-        if (bias) keep_bias(packed_, *bias);
         const Weight source = kind(weight) == Kind::f32 ? Weight::f32 : kind(weight) == Kind::bf16 ? Weight::bf16 : Weight::fp16;
         const void* from = weight.data();
         const int64_t stride = weight.stride(0);
@@ -61,17 +49,37 @@ public:
         pack(packed_, from, stride, source);
     }
 
-    void multiply(const Array& x, const Array& out) const {
-        check(x, packed_.inputs, "x");
-        check(out, packed_.width(), "out");
-        require(x.shape(0) == out.shape(0) && kind(x) == kind(out), "x and out differ in rows or dtype");
+    void multiply(const Array& x, const Array& out, const std::optional<Array>& bias, const std::string& activation,
+                  bool gated) const {
+        check_product(x, out, bias, gated);
         with_float(kind(x), "x", [&](auto type) {
             using T = decltype(type);
+            const After<T> after{bias ? data<const T>(*bias) : nullptr, activation_of(activation), gated};
             const T* from = data<const T>(x);
             T* to = data<T>(out);
             const int64_t rows = int64_t(x.shape(0));
             nb::gil_scoped_release release;
-            product(packed_, from, rows, to, activation_);
+            product(packed_, from, rows, to, after);
+        });
+    }
+
+    void multiply_normed(const Array& x, const std::optional<Array>& residual, const Array& gain, double epsilon,
+                         const Array& out, const std::optional<Array>& bias, const std::string& activation, bool gated) const {
+        check_product(x, out, bias, gated);
+        if (residual) check(*residual, packed_.inputs, "residual");
+        require(!residual || (residual->shape(0) == x.shape(0) && kind(*residual) == kind(x)), "residual must be like x");
+        require(gain.ndim() == 1 && int64_t(gain.shape(0)) == packed_.inputs && contiguous(gain) && kind(gain) == kind(x),
+                "gain must be [inputs], of x's dtype");
+        with_float(kind(x), "x", [&](auto type) {
+            using T = decltype(type);
+            const After<T> after{bias ? data<const T>(*bias) : nullptr, activation_of(activation), gated};
+            const T *from = data<const T>(x), *scales = data<const T>(gain);
+            T *sums = residual ? data<T>(*residual) : nullptr, *to = data<T>(out);
+            const int64_t rows = int64_t(x.shape(0)), size = packed_.inputs;
+            nb::gil_scoped_release release;
+            T* normed = static_cast<T*>(scratch(slot_normed, size_t(rows * size) * sizeof(T)));
+            norm_rows(from, sums, scales, normed, rows, size, float(epsilon));
+            product(packed_, normed, rows, to, after);
         });
     }
 
@@ -79,7 +87,6 @@ public:
         check(out, packed_.inputs, "out");
         require(kind(ids) == Kind::int64 && ids.ndim() == 1 && contiguous(ids) && ids.shape(0) == out.shape(0),
                 "ids must be int64 [rows of out]");
-        require(!packed_.gated, "rows of a gated weight are not to be had");
         const int64_t count = int64_t(ids.shape(0)), *from = data<const int64_t>(ids);
         for (int64_t i = 0; i < count; ++i) require(from[i] >= 0 && from[i] < packed_.outputs, "an id is out of range");
         with_float(kind(out), "out", [&](auto type) {
@@ -89,9 +96,10 @@ public:
         });
     }
 
-    size_t num_bytes() const { return size_t(packed_.panels) * packed_.panel_bytes + packed_.bias.size() * sizeof(float); }
-    int64_t width() const { return packed_.width(); }
+    size_t num_bytes() const { return size_t(packed_.panels) * packed_.panel_bytes; }
+    int64_t outputs() const { return packed_.outputs; }
     int64_t inputs() const { return packed_.inputs; }
+    bool gates() const { return can_gate(packed_); }
 
 private:
     static int64_t rows_of(const Array& weight) {
@@ -101,27 +109,40 @@ private:
         return int64_t(weight.shape(0));
     }
 
+    void check_product(const Array& x, const Array& out, const std::optional<Array>& bias, bool gated) const {
+        check(x, packed_.inputs, "x");
+        check(out, gated ? packed_.outputs / 2 : packed_.outputs, "out");
+        require(x.shape(0) == out.shape(0) && kind(x) == kind(out), "x and out differ in rows or dtype");
+        require(!gated || can_gate(packed_), "the halves of a gated weight must be multiples of 16");
+        require(!bias || (bias->ndim() == 1 && int64_t(bias->shape(0)) == packed_.outputs && contiguous(*bias) && kind(*bias) == kind(x)),
+                "bias must be [outputs], of x's dtype");
+    }
+
     static void check(const Array& array, int64_t columns, const char* name) {
         if (array.ndim() != 2 || int64_t(array.shape(1)) != columns || !contiguous(array))
             throw std::invalid_argument(std::string(name) + " must be dense [rows, " + std::to_string(columns) + "]");
     }
 
+    static constexpr int slot_normed = 3;  // free between calls of attention
+
     Packed packed_;
-    Activation activation_;
 };
 
 Binding bind_linear([](nb::module_& m) {
     nb::class_<Matrix>(m, "Matrix", "A weight [outputs, inputs], packed; float32 inside whatever the rows' dtype.")
-        .def(nb::init<const Array&, const std::string&, bool, const std::string&, const std::optional<Array>&>(),
-             nb::arg("weight"), nb::arg("format"), nb::arg("gated") = false, nb::arg("activation") = "none",
-             nb::arg("bias") = nb::none(),
-             "format: float32, bfloat16, float16, int8 (a scale for each output) or int4 (128 inputs); gated: "
-             "activation(first half of the outputs) * second half.")
-        .def("multiply", &Matrix::multiply, nb::arg("x"), nb::arg("out"),
-             "out [N, width] = x [N, inputs] W^T + bias; both float32, bfloat16 or float16, dense.")
+        .def(nb::init<const Array&, const std::string&>(), nb::arg("weight"), nb::arg("format"),
+             "format: float32, bfloat16, float16, int8 (a scale for each output) or int4 (one for 128 inputs).")
+        .def("multiply", &Matrix::multiply, nb::arg("x"), nb::arg("out"), nb::arg("bias") = nb::none(),
+             nb::arg("activation") = "none", nb::arg("gated") = false,
+             "out = activation(x [N, inputs] W^T + bias), all dense and of one dtype; gated: the first half of the outputs, "
+             "activated, times the second.")
+        .def("multiply_normed", &Matrix::multiply_normed, nb::arg("x"), nb::arg("residual").none(), nb::arg("gain"),
+             nb::arg("epsilon"), nb::arg("out"), nb::arg("bias") = nb::none(), nb::arg("activation") = "none",
+             nb::arg("gated") = false, "The same of rms_norm(x, residual, gain, epsilon).")
         .def("take_rows", &Matrix::take_rows, nb::arg("ids"), nb::arg("out"), "out [N, inputs] = W[ids], ids int64.")
+        .def_prop_ro("can_gate", &Matrix::gates)
         .def_prop_ro("num_bytes", &Matrix::num_bytes)
-        .def_prop_ro("width", &Matrix::width)
+        .def_prop_ro("outputs", &Matrix::outputs)
         .def_prop_ro("inputs", &Matrix::inputs);
 });
 

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "numbers.h"
 
@@ -43,18 +42,15 @@ private:
 };
 
 struct Packed {
-    Packed(Weight weight, int64_t outputs, int64_t inputs, bool gated);
+    Packed(Weight weight, int64_t outputs, int64_t inputs);
 
     Weight weight;
-    bool gated;  // panels of the first half of the outputs and of the second take turns
     int64_t outputs, inputs;
-    int64_t depth;   // inputs, with zeros up to what the instructions take
-    int64_t panels;  // an even number when gated
+    int64_t depth;  // inputs, with zeros up to what the instructions take
+    int64_t panels;
     size_t scales_at, panel_bytes;
     Memory memory;
-    std::vector<float> bias;  // by place in the panels; empty: none
 
-    int64_t width() const { return gated ? outputs / 2 : outputs; }  // of the product
     char* panel(int64_t i) const { return memory.data() + size_t(i) * panel_bytes; }
 
     // [16] float for int8.
@@ -64,12 +60,6 @@ struct Packed {
     // [groups][16] for int4.
     const bf16* group_scales(int64_t i) const {
         return reinterpret_cast<const bf16*>(panel(i) + scales_at);
-    }
-    // The output that stands at a place of a panel; -1: none does.
-    int64_t output(int64_t panel, int place) const {
-        const int64_t at = (gated ? panel / 2 : panel) * panel_width + place;
-        if (at >= width()) return -1;
-        return gated && panel % 2 ? at + width() : at;
     }
 };
 
@@ -90,8 +80,19 @@ void pack(Packed& to, const void* source, int64_t row_stride, Weight source_type
 template <class T>
 void unpack_row(const Packed& from, int64_t output, T* to);
 
-// out [rows, width()] = x [rows, inputs] W^T + bias, activated and multiplied where gated.
+// What becomes of a product.
 template <class T>
-void product(const Packed& weight, const T* x, int64_t rows, T* out, Activation activation);
+struct After {
+    const T* bias = nullptr;  // [outputs]
+    Activation activation = Activation::none;
+    bool gated = false;  // the first half of the outputs, activated, times the second
+};
+
+// A gate's halves must be whole panels.
+inline bool can_gate(const Packed& weight) { return weight.outputs % (2 * panel_width) == 0; }
+
+// out [rows, outputs, or half of them when gated] from x [rows, inputs].
+template <class T>
+void product(const Packed& weight, const T* x, int64_t rows, T* out, const After<T>& after);
 
 }  // namespace pagoda::linear

@@ -188,6 +188,11 @@ struct TileMode {
         else return plain_inputs<bf16>(packed, x, rows);
     }
 
+    static int64_t rows_in_cache(const Packed& packed) {
+        const int64_t row_bytes = packed.depth * (Kind == Weight::int8 ? 1 : 2);
+        return std::max<int64_t>(64, (768 << 10) / row_bytes / 32 * 32);
+    }
+
     static void unit(const Packed& packed, const Inputs& x, int64_t panel, int count, int64_t row, int rows, float* sums) {
         static_assert(block == group_int8, "a block is a group");
         std::memset(sums, 0, size_t(rows) * tile_stride * sizeof(float));

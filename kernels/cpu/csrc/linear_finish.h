@@ -31,23 +31,27 @@ inline Vec activated(Vec x, Activation activation) {
 }
 
 // One vector of a panel's outputs: what the sums stand for.
-inline Vec finished(const Packed& packed, int64_t panel, int lane, const float* sums) {
+template <class T>
+inline Vec finished(const Packed& packed, int64_t panel, int lane, const float* sums, const T* bias) {
     Vec y = Vec::load(sums + lane);
     if (packed.weight == Weight::int8) y = y * Vec::load(packed.channel_scales(panel) + lane);
-    if (!packed.bias.empty()) y = y + Vec::load(packed.bias.data() + panel * panel_width + lane);
-    return y;
+    if (bias == nullptr) return y;
+    const int64_t at = panel * panel_width + lane, left = packed.outputs - at;
+    return y + (left >= Vec::W ? Vec::load(bias + at) : load_first(bias + at, int(left)));
 }
 
+// gates: the sums of the same panels' other halves; null: there is no gate.
 template <class T>
-void finish_unit(const Packed& packed, int64_t panel, int count, int rows, const float* sums, T* out, Activation activation) {
-    const int64_t width = packed.width();
-    const int parts = packed.gated ? 2 : 1;
-    for (int r = 0; r < rows; ++r, sums += tile_stride, out += width) {
-        for (int i = 0; i < count; i += parts) {
-            const int64_t first = (panel + i) / parts * panel_width;
+void finish_unit(const Packed& packed, int64_t panel, int count, int rows, const float* sums, const float* gates, T* out,
+                 const After<T>& after) {
+    const int64_t width = gates != nullptr ? packed.outputs / 2 : packed.outputs;
+    for (int r = 0; r < rows; ++r, out += width) {
+        for (int i = 0; i < count; ++i) {
+            const int64_t first = (panel + i) * panel_width;
+            const int at = r * tile_stride + i * panel_width;
             for (int lane = 0; lane < panel_width && first + lane < width; lane += Vec::W) {
-                Vec y = activated(finished(packed, panel + i, lane, sums + i * panel_width), activation);
-                if (packed.gated) y = y * finished(packed, panel + i + 1, lane, sums + (i + 1) * panel_width);
+                Vec y = activated(finished(packed, panel + i, lane, sums + at, after.bias), after.activation);
+                if (gates != nullptr) y = y * finished(packed, panel + i + packed.panels / 2, lane, gates + at, after.bias);
                 const int64_t left = width - first - lane;
                 if (left >= Vec::W) y.store(out + first + lane);
                 else store_first(out + first + lane, y, int(left));

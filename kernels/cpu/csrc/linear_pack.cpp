@@ -67,15 +67,17 @@ void store_int8(char* panel, float* scales, const float* rows, int64_t depth) {
     }
 }
 
+// Levels of 4 bits that x stands for; a group is a multiple of 64 numbers.
+Vec level_of_int4(Vec x, Vec inverse) { return min(max(round(x * inverse), Vec::all(-8)), Vec::all(7)); }
+
 float squared_error(const float* x, int64_t count, float scale) {
-    const float inverse = 1 / scale;
-    float sum = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const float level = std::fmin(std::fmax(std::nearbyint(x[i] * inverse), -8.0f), 7.0f);
-        const float error = x[i] - level * scale;
-        sum += error * error;
+    const Vec inverse = Vec::all(1 / scale), back = Vec::all(-scale);
+    Vec total = Vec::zero();
+    for (int64_t i = 0; i < count; i += Vec::W) {
+        const Vec number = Vec::load(x + i), error = fma(level_of_int4(number, inverse), back, number);
+        total = fma(error, error, total);
     }
-    return sum;
+    return sum(total);
 }
 
 // The scale, as bf16, that loses least among a few: the number of largest magnitude at -8, or less.
@@ -97,17 +99,18 @@ float scale_of_int4(const float* x, int64_t count) {
 }
 
 void store_int4(uint8_t* panel, bf16* scales, const float* rows, int64_t depth) {
-    std::memset(panel, 0, size_t(depth) * panel_width / 2);
     for (int n = 0; n < panel_width; ++n) {
         for (int64_t first = 0; first < depth; first += group_int4) {
             const int64_t count = std::min(group_int4, depth - first);
             const float* x = rows + n * depth + first;
             const float scale = scale_of_int4(x, count), inverse = scale != 0 ? 1 / scale : 0;
             from_float(scale, scales[first / group_int4 * panel_width + n]);
-            for (int64_t k = first; k < first + count; ++k) {
-                const float level = std::fmin(std::fmax(std::nearbyint(rows[n * depth + k] * inverse), -8.0f), 7.0f);
-                const unsigned bits = unsigned(int(level) + int4_zero);
-                panel[byte_of_int4(k, n)] |= uint8_t(bits << (k % 8 / 4 * 4));
+            float levels[group_int4];
+            for (int64_t k = 0; k < count; k += Vec::W) level_of_int4(Vec::load(x + k), Vec::all(inverse)).store(levels + k);
+            for (int64_t k = 0; k < count; k += 8) {
+                uint8_t* four = panel + byte_of_int4(first + k, n);
+                for (int i = 0; i < 4; ++i)
+                    four[i] = uint8_t((int(levels[k + i]) + int4_zero) | (int(levels[k + i + 4]) + int4_zero) << 4);
             }
         }
     }
@@ -140,8 +143,8 @@ void pack_from(Packed& to, const T* source, int64_t row_stride) {
         float* rows = static_cast<float*>(scratch(4, size_t(to.depth) * panel_width * sizeof(float)));
         std::memset(rows, 0, size_t(to.depth) * panel_width * sizeof(float));
         for (int n = 0; n < panel_width; ++n) {
-            const int64_t output = to.output(index, n);
-            if (output >= 0) widen(source + output * row_stride, rows + n * to.depth, to.inputs);
+            const int64_t output = index * panel_width + n;
+            if (output < to.outputs) widen(source + output * row_stride, rows + n * to.depth, to.inputs);
         }
         store_panel(to, index, rows);
     });
@@ -161,13 +164,12 @@ Memory::Memory(size_t bytes) {
 
 Memory::~Memory() { std::free(data_); }
 
-Packed::Packed(Weight weight, int64_t outputs, int64_t inputs, bool gated)
+Packed::Packed(Weight weight, int64_t outputs, int64_t inputs)
     : weight(weight),
-      gated(gated),
       outputs(outputs),
       inputs(inputs),
       depth(padded_inputs(weight, inputs)),
-      panels((width() + panel_width - 1) / panel_width * (gated ? 2 : 1)),
+      panels((outputs + panel_width - 1) / panel_width),
       scales_at(size_t(round_up(int64_t(bytes_of_numbers(weight, depth)), 64))),
       panel_bytes(scales_at + size_t(round_up(int64_t(bytes_of_scales(weight, depth)), 64))),
       memory(size_t(panels) * panel_bytes) {}

@@ -12,8 +12,9 @@ namespace pagoda {
 int num_threads();
 void set_num_threads(int count);  // at least 1; waits for a job in flight
 
-// Runs job(context, thread) once on every thread, 0 (the caller) to num_threads() - 1.  Callers in
-// several threads take turns.  Must not be called from within a job, and a job must not throw.
+// Calls job(context, i) once for each i below num_threads(), spread over the threads that are awake: one
+// thread may make several calls, and any thread any of them.  Callers in several threads take turns.
+// Must not be called from within a job, and a job must not throw.
 using Job = void (*)(const void* context, int thread);
 void run_on_all(Job job, const void* context);
 

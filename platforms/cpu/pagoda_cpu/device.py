@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pagoda_cpu import hardware
+from pagoda_cpu.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class CpuDevice:
     device = torch.device("cpu")
     overlaps = False
 
-    def __init__(self, num_threads: int):
-        torch.set_num_threads(num_threads)
+    def __init__(self, threads: Threads):
+        self.threads = threads
 
     def memory(self) -> tuple[int, int]:
         total, free = hardware.memory()
@@ -43,6 +44,7 @@ class CpuDevice:
         return torch.from_numpy(array)
 
     def launch(self, work: Callable[[], Mapping[str, Tensor]]) -> Ready:
+        self.threads.use()
         return Ready({name: tensor.numpy() for name, tensor in work().items()})
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
-"""Matrix products for CPUs: oneDNN's where it is ahead, and 16-bit weights on CPUs without 16-bit
-products.  The other ops are torch's own."""
+"""The model's small ops on Pagoda's C++ kernels: products with packed weights, norms, embeddings.
+
+The other ops are torch's own."""
 
 from __future__ import annotations
 
@@ -7,65 +8,95 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-LARGE = 1 << 18
-"""Weights from this many elements on are worth oneDNN's 20 us a call."""
+from pagoda_cpu.threads import Threads
+from pagoda_kernels_cpu import native
+from pagoda_torch.ops import Ops, reference
+from pagoda_torch.ops.reference import Norm
 
-CHUNK = 1 << 20
-"""Weights widened at a time, in elements: 4 MB of float32, which stays in cache."""
+QUANTIZATIONS = {"int8": "int8", "int4": "int8"}
+"""What weights may be rounded to, and the head with them: its logits are worth the bits."""
 
-FEW_ROWS = 2
-"""Up to so many rows torch's own 16-bit product, one pass over the weight a row, is as fast."""
-
-
-def cpu_ops(dtype: str) -> Mapping[str, Callable[..., Any]]:
-    """The overrides for a model in this dtype on this CPU."""
-    ops = torch.ops.mkldnn
-    if not (torch._C._has_mkldnn and hasattr(ops, "_linear_pointwise")):
-        return {} if dtype == "float32" else {"linear": WidenedLinear()}
-    native = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}
-    if dtype in native and not getattr(ops, native[dtype])():
-        return {"linear": WidenedLinear()}
-    return {"linear": onednn_linear, "prepare_linear": packed}
+GATED = {
+    "silu_and_mul": "silu",
+    "gelu_and_mul": "gelu",
+    "gelu_tanh_and_mul": "gelu_tanh",
+    "relu_and_mul": "relu",
+}
+PLAIN = {"relu": "relu", "silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_tanh"}
 
 
-def packed(weight: Tensor) -> Tensor:
-    """The weight in the layout oneDNN's product likes best, which nothing else can read."""
-    if weight.numel() < LARGE:
-        return weight
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
-    return found
+def prepared_bytes(quantization: str | None, num_weights: int, itemsize: int) -> int:
+    """What a linear layer's weights take once packed, scales counted in."""
+    each = {None: float(itemsize), "int8": 1.01, "int4": 0.52}[quantization]
+    return int(num_weights * each)
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Ahead of torch's own (MKL's) from a few rows on, packed or not: see the README."""
-    if weight.numel() < LARGE:
-        return F.linear(x, weight, bias)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
+class CpuOps:
+    """Overrides for a model in one dtype, whose weights may be rounded."""
 
+    def __init__(self, dtype: torch.dtype, quantization: str | None, threads: Threads):
+        self.dtype, self.threads = dtype, threads
+        plain = str(dtype).removeprefix("torch.")
+        self.format = quantization or plain
+        self.head_format = QUANTIZATIONS[quantization] if quantization else plain
 
-class WidenedLinear:
-    """16-bit products by way of float32, a cache-sized piece of the weight at a time.
+    def table(self) -> Mapping[str, Callable[..., Any]]:
+        names = ("linear", "normed_linear", "prepare_linear", "prepare_head", "embedding")
+        names += ("rms_norm", "add_rms_norm")
+        return {name: getattr(self, name) for name in names}
 
-    Without instructions for 16-bit products torch does one slow pass over the weight for every row;
-    widening costs one pass for all rows, and float32 products are fast."""
+    def prepare_linear(self, weight: Tensor) -> Any:
+        self.threads.use()
+        return native.Matrix(weight, self.format)
 
-    def __init__(self) -> None:
-        self.piece = torch.empty(CHUNK)
+    def prepare_head(self, weight: Tensor) -> Any:
+        self.threads.use()
+        return native.Matrix(weight, self.head_format)
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        num_outputs, num_inputs = weight.shape
-        if len(x) <= FEW_ROWS or num_inputs > CHUNK:
-            return F.linear(x, weight, bias)
-        wide = x.float()
-        output = x.new_empty(len(x), num_outputs)
-        step = CHUNK // num_inputs
-        for start in range(0, num_outputs, step):
-            end = min(start + step, num_outputs)
-            piece = self.piece[: (end - start) * num_inputs].view(end - start, num_inputs)
-            product = wide @ piece.copy_(weight[start:end]).t()
-            output[:, start:end] = product if bias is None else product.add_(bias[start:end])
-        return output
+    def linear(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        out = torch.empty(len(x), weight.outputs, dtype=x.dtype)
+        weight.multiply(x.contiguous(), out, bias)
+        return out
+
+    def normed_linear(
+        self,
+        ops: Ops,
+        x: Tensor,
+        residual: Tensor | None,
+        norm: Norm,
+        weight: Any,
+        bias: Tensor | None,
+        activation: str | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``ops.normed_linear``, in one call where norm and activation are the kernels'."""
+        gain, shift, epsilon = norm
+        kept = x if residual is None else residual
+        gated = activation in GATED
+        if shift is not None or (gated and not weight.can_gate):
+            return reference.normed_linear(ops, x, residual, norm, weight, bias, activation)
+        name = GATED[activation] if gated else PLAIN[activation] if activation else "none"
+        out = torch.empty(len(x), weight.outputs // (2 if gated else 1), dtype=x.dtype)
+        weight.multiply_normed(x, residual, gain, epsilon, out, bias, name, gated)
+        return out, kept
+
+    def embedding(self, ids: Tensor, table: Any) -> Tensor:
+        if isinstance(table, Tensor):
+            return torch.nn.functional.embedding(ids, table)
+        out = torch.empty(len(ids), table.inputs, dtype=self.dtype)
+        table.take_rows(ids, out)
+        return out
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        out = torch.empty_like(flat)
+        native.rms_norm(flat, None, weight, epsilon, out)
+        return out.view(x.shape)
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        out = torch.empty_like(x)
+        native.rms_norm(x, residual, weight, epsilon, out)
+        return out, residual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -73,3 +74,7 @@ class TorchFamily:
     default_block_size: int = 16
     graphs: GraphCapture | None = None  # decode steps are recorded where there is one
     most_cache_bytes: int | None = None  # unless the user says how much
+    kv_dtypes: Sequence[str] = ()  # of the cache, beside the model's; every backend has them all
+    quantizations: Sequence[str] = ()  # of weights, done by ``ops.prepare_linear``
+    prepared_bytes: Callable[[int, int], int] = operator.mul
+    """What a linear layer's weights take once prepared, of their number and bytes each."""

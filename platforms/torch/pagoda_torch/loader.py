@@ -34,13 +34,19 @@ NUM_RANDOM = (1 << 22) - 3
 
 
 def load_weights(
-    model: CausalLM, path: str, load_format: str, seed: int, show_progress: bool
+    model: CausalLM,
+    path: str,
+    load_format: str,
+    seed: int,
+    show_progress: bool,
+    filled: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Fill every tensor of ``model.weights()``.
+    """Fill every tensor of ``model.weights()``; ``filled`` hears each name once that is done, when
+    no view of it is kept.
 
     Raises BadCheckpoint naming the tensors that are missing, unknown, of another shape or of a
     dtype that holds no plain numbers."""
-    targets = model.weights()
+    targets = dict(model.weights())
     if load_format == "dummy":
         fill_random(targets, seed)
         return
@@ -48,11 +54,13 @@ def load_weights(
         tensors = _safetensors(path, load_format, show_progress, model.checkpoint_name)
     else:
         tensors = _pickled(path, load_format, show_progress, model.checkpoint_name)
-    missing, unknown = set(targets), []
+    known, unknown = set(targets), []
     for name, key, tensor in tensors:
-        target = targets.get(key)
-        if target is None:
+        if key not in known:
             unknown.append(name)
+            continue
+        target = targets.pop(key, None)
+        if target is None:  # the same under another name
             continue
         if tensor.shape != target.shape:
             raise BadCheckpoint(
@@ -61,10 +69,11 @@ def load_weights(
                 "a config.json that belongs to these weights",
             )
         target.copy_(tensor)
-        missing.discard(key)
+        del target
+        filled(key)
     complaints = [
         f"{len(names)} tensors are {what}: {_some(sorted(names))}"
-        for what, names in (("missing", missing), ("not part of this model", unknown))
+        for what, names in (("missing", targets), ("not part of this model", unknown))
         if names
     ]
     if complaints:

@@ -39,11 +39,13 @@ from pagoda_torch.loader import load_weights
 from pagoda_torch.models.interface import CausalLM
 from pagoda_torch.models.registry import model_class
 from pagoda_torch.ops import make_ops
+from pagoda_torch.preparing import Preparing
 from pagoda_torch.sampler import DeviceLogprobs, logprobs_of, sample
 from pagoda_torch.step import make_step
 from pagoda_torch.trial import trial_batch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CACHE_DTYPES = {**DTYPES, "int8": torch.int8}
 
 SCORE_ELEMENTS = 1 << 24
 """Prompt logits held at a time, rows times vocabulary."""
@@ -75,8 +77,8 @@ class TorchRunner:
         if config.dtype not in DTYPES:
             raise UnsupportedFeature(f"dtype {config.dtype!r}", f"one of {', '.join(DTYPES)}")
         for name, value, known in (
-            ("kv_cache_dtype", config.kv_cache_dtype, ("auto", config.dtype)),
-            ("quantization", config.quantization, (None,)),
+            ("kv_cache_dtype", config.kv_cache_dtype, ("auto", config.dtype, *family.kv_dtypes)),
+            ("quantization", config.quantization, (None, *family.quantizations)),
             ("tensor_parallel_size", config.tensor_parallel_size, (1,)),
         ):
             if value not in known:
@@ -109,26 +111,45 @@ class TorchRunner:
                     f"the weights in {config.dtype} take more than the {_gib(free)} that are free",
                     "a smaller model or dtype",
                 ) from error
-            needed = sum(x.numel() * x.element_size() for x in model.weights().values())
-            if needed > free:
-                raise OutOfMemory(
-                    f"the weights take {_gib(needed)} in {config.dtype}, {_gib(free)} are free",
-                    "a smaller model or dtype",
-                )
-            load_weights(
-                model, self.info.path, config.load_format, config.seed, config.show_progress
+            for layer in self.context.attention_layers:
+                layer.backend = self._choose(layer.spec)
+            self._backends = list(
+                {layer.backend.name: layer.backend for layer in self._layers}.values()
             )
-            for linear in self.context.linears:
-                linear.prepare()
+            targets = model.weights()
+            self._check_room(targets, free)
+            preparing = Preparing(self.context.linears, targets)
+            del targets
+            load_weights(
+                *(model, self.info.path, config.load_format, config.seed, config.show_progress),
+                preparing.filled,
+            )
+            preparing.finish()
             self._last_tokens = torch.zeros(  # one to spare, for rows that are padding
                 config.max_requests + 1, dtype=torch.int64, device=self.device.device
             )
-        for layer in self.context.attention_layers:
-            layer.backend = self._choose(layer.spec)
-        self._backends = list(
-            {layer.backend.name: layer.backend for layer in self._layers}.values()
-        )
         self._model = model
+
+    def _check_room(self, weights: Mapping[str, Tensor], free: int) -> None:
+        """Before anything is read: the weights as they will be, and the cache of one request."""
+        config, size = self.config, self.context.dtype.itemsize
+        linear = sum(layer.weight.numel() for layer in self.context.linears)
+        needed = sum(x.numel() * x.element_size() for x in weights.values()) - linear * size
+        needed += self.family.prepared_bytes(linear, size)
+        blocks = -(-config.max_model_len // self.block_size)
+        cache = blocks * self.kv_cache_spec().groups[0].block_bytes
+        if needed + cache > free:
+            raise OutOfMemory(
+                f"the weights take {_gib(needed)} in {config.quantization or config.dtype} and the"
+                f" cache of one request of {config.max_model_len} tokens {_gib(cache)},"
+                f" {_gib(free)} are free",
+                "a smaller model, dtype or max_model_len, or quantized weights",
+            )
+
+    @property
+    def _cache_dtype(self) -> torch.dtype:
+        name = self.config.kv_cache_dtype
+        return self.context.dtype if name == "auto" else CACHE_DTYPES[name]
 
     @property
     def _layers(self) -> list[Attention]:
@@ -144,7 +165,7 @@ class TorchRunner:
         raise UnsupportedFeature(f"no attention for {spec} ({'; '.join(reasons)})")
 
     def kv_cache_spec(self) -> KVCacheSpec:
-        size = self.context.dtype.itemsize
+        size = self._cache_dtype.itemsize
         shapes = [x.backend.cache_shape(1, self.block_size, x.spec) for x in self._layers]
         return KVCacheSpec((KVGroup(self.block_size, size * sum(map(math.prod, shapes))),))
 
@@ -199,7 +220,7 @@ class TorchRunner:
         self._graphs, self._num_blocks = None, 0
 
     def init_kv_cache(self, num_blocks: int) -> None:
-        dtype, device = self.context.dtype, self.context.device
+        dtype, device = self._cache_dtype, self.context.device
         for layer in self._layers:
             shape = layer.backend.cache_shape(num_blocks, self.block_size, layer.spec)
             try:

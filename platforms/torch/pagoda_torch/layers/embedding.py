@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import Any
+
 from torch import Tensor
 
 from pagoda_torch.layers.context import ModelContext
@@ -13,10 +14,11 @@ class Embedding:
     """Rows of a table by id."""
 
     def __init__(self, context: ModelContext, num_embeddings: int, size: int):
-        self.weight = context.empty(num_embeddings, size)
+        self.weight: Any = context.empty(num_embeddings, size)
+        self._embedding = context.ops.embedding
 
     def __call__(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        return self._embedding(ids, self.weight)
 
     def weights(self, name: str) -> dict[str, Tensor]:
         return {f"{name}.weight": self.weight}
@@ -28,11 +30,18 @@ class LMHead(Linear):
     def __init__(
         self, context: ModelContext, hidden_size: int, vocab_size: int, tied: Embedding | None
     ):
-        self.tied = tied is not None
+        self.tied, self.embedding = tied is not None, tied
         if tied is None:
             super().__init__(context, hidden_size, vocab_size)
-        else:  # never prepared: the embedding reads the same table
+        else:
             self.weight, self.bias, self._ops = tied.weight, None, context.ops
+            context.linears.append(self)
 
     def weights(self, *names: str, transposed: bool = False) -> dict[str, Tensor]:
         return {} if self.tied else super().weights(*names, transposed=transposed)
+
+    def prepare(self) -> None:
+        """One table for both, where it is shared."""
+        self.weight = self._ops.prepare_head(self.weight)
+        if self.embedding is not None:
+            self.embedding.weight = self.weight

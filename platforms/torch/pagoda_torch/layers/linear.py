@@ -15,6 +15,8 @@ from pagoda_torch.layers.norm import LayerNorm, RMSNorm
 class Linear:
     """y = x W^T + b, over one checkpoint tensor or over several stacked along the outputs."""
 
+    prepares_early = True  # as soon as the weight is whole, with other tensors still to be read
+
     def __init__(
         self,
         context: ModelContext,

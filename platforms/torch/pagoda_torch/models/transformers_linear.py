@@ -13,6 +13,8 @@ from pagoda_torch.layers.linear import Linear
 class ModuleLinear(Linear):
     """A ``Linear`` over the weight of an ``nn.Linear``, whose forward it takes over."""
 
+    prepares_early = False
+
     def __init__(self, context: ModelContext, module: nn.Linear, loaded: Callable[[], None]):
         self.sizes = [module.out_features]
         self.weight, self.bias = module.weight.data, module.bias
@@ -29,7 +31,8 @@ class ModuleLinear(Linear):
         """Also lets go of the loaded weight, which the prepared one stands for from now on."""
         self.loaded()
         super().prepare()
-        self.module._parameters["weight"] = nn.Parameter(self.weight, requires_grad=False)
+        kept = self.weight if isinstance(self.weight, Tensor) else self.module.weight.new_empty(0)
+        self.module._parameters["weight"] = nn.Parameter(kept, requires_grad=False)
 
 
 def take_over_linears(model: nn.Module, context: ModelContext, loaded: Callable[[], None]) -> None:

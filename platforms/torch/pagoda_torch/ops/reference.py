@@ -28,6 +28,17 @@ def prepare_linear(weight: Tensor) -> Tensor:
     return weight
 
 
+def prepare_head(weight: Tensor) -> Tensor:
+    """The same of the weight that makes logits, which may be the embedding's table too: then
+    ``embedding`` is given what this returns."""
+    return weight
+
+
+def embedding(ids: Tensor, table: Tensor) -> Tensor:
+    """Rows [T, H] of a table [V, H], as ``prepare_head`` left it or as loaded."""
+    return F.embedding(ids, table)
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square norm over the last dimension."""
     return F.rms_norm(x, (x.shape[-1],), weight, epsilon)

@@ -1,0 +1,35 @@
+"""What the machine itself allows: reading memory, and large products in each format, by torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def best(work: Callable[[], object], seconds: float = 1.0) -> float:
+    """Seconds of the fastest of several runs."""
+    work()
+    times: list[float] = []
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds or len(times) < 3:
+        before = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - before)
+    return min(times)
+
+
+def measure(threads: int) -> dict[str, float]:
+    """GB/s read, and GFLOP/s (int8: GOP/s) by dtype; the best that was seen."""
+    torch.set_num_threads(threads)
+    numbers = torch.ones(1 << 28, dtype=torch.int8).view(torch.int64)
+    found = {"read_GBs": numbers.numel() * 8 / best(numbers.sum) / 1e9}
+    size = 2048
+    flops = 2 * size**3
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        found[f"{name}_GFLOPs"] = flops / best(lambda a=a, b=b: a @ b) / 1e9
+    a, b = (torch.randint(-127, 127, (size, size), dtype=torch.int8) for _ in range(2))
+    found["int8_GOPs"] = flops / best(lambda: torch._int_mm(a, b)) / 1e9
+    return {name: round(value, 1) for name, value in found.items()}

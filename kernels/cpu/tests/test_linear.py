@@ -1,0 +1,154 @@
+"""Products with packed weights against float64, on every level that this CPU runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+SEED = 20261
+SHAPES = [(48, 64), (100, 172), (896, 896), (17, 1000), (1, 5), (352, 1300)]  # outputs, inputs
+ROWS = [1, 2, 3, 5, 6, 7, 16, 33, 200]
+FORMATS = ["float32", "bfloat16", "float16", "int8", "int4"]
+KEPT = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ACTIVATIONS = {
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+}
+
+
+GENERATOR = torch.Generator()
+
+
+def random(*shape: int, gain: float = 1.0) -> Any:
+    return torch.randn(*shape, generator=GENERATOR) * gain
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    print(f"seed {SEED}")
+    GENERATOR.manual_seed(SEED)
+
+
+@pytest.fixture
+def level(native: Any) -> str:
+    return str(native.__name__.rpartition("_")[2])
+
+
+def matrix(native: Any, weight: Any, name: str) -> tuple[Any, Any]:
+    """The packed weight, and in float64 what it stands for."""
+    weight = weight.to(KEPT.get(name, torch.float32))
+    packed = native.Matrix(weight, name)
+    kept = torch.full((len(weight), weight.shape[1]), float("nan"))
+    packed.take_rows(torch.arange(len(weight)), kept)
+    return packed, kept.double()
+
+
+def largest_error(found: Any, expected: Any) -> float:
+    return float((found.double() - expected).abs().max() / expected.abs().max())
+
+
+def allowed(name: str, dtype: Any, level: str) -> float:
+    """Of the largest result: the sums are float32; rows become bf16 or whole numbers on the way."""
+    if dtype != torch.float32 or (name == "bfloat16" and level in ("avx512", "amx")):
+        return 2e-2
+    return {"int4": 2e-2, "int8": 2e-2 if level in ("avx512", "amx") else 2e-4}.get(name, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products(native: Any, level: str, name: str, dtype: Any) -> None:
+    for threads, shape in zip((1, 2, 3, 4, 1, 8), SHAPES, strict=True):
+        native.set_num_threads(threads)
+        packed, kept = matrix(native, random(*shape, gain=0.05), name)
+        bias = random(shape[0]).to(dtype)
+        for rows in ROWS:
+            x = random(rows, shape[1]).to(dtype)
+            out = torch.full((rows, shape[0]), float("nan"), dtype=dtype)
+            packed.multiply(x, out, bias)
+            error = largest_error(out, x.double() @ kept.T + bias.double())
+            assert error < allowed(name, dtype, level), (shape, rows, error)
+    native.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_and_threads_change_nothing(native: Any, level: str, name: str) -> None:
+    """Bit for bit, where one kind of instruction serves all numbers of rows."""
+    packed, _ = matrix(native, random(352, 1300, gain=0.05), name)
+    x, found = random(40, 1300), []
+    for threads in range(1, 9):
+        native.set_num_threads(threads)
+        out = torch.empty(40, 352)
+        packed.multiply(x, out)
+        found.append(out)
+    native.set_num_threads(1)
+    assert all(torch.equal(out, found[0]) for out in found)
+    alone = torch.empty(1, 352)
+    packed.multiply(x[7:8], alone)
+    if level == "amx" and name in ("bfloat16", "int8", "int4"):
+        assert largest_error(alone[0], found[0][7].double()) < 2e-2
+    else:
+        assert torch.equal(alone[0], found[0][7])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gates(native: Any, activation: str) -> None:
+    act = ACTIVATIONS[activation]
+    for width, inputs, rows in ((176, 64, 1), (176, 64, 7), (4864, 896, 20), (16, 64, 3)):
+        packed, kept = matrix(native, random(2 * width, inputs, gain=0.2), "float32")
+        bias, x = random(2 * width), random(rows, inputs)
+        gate, up = (x.double() @ kept.T + bias.double()).chunk(2, -1)
+        out = torch.empty(rows, width)
+        packed.multiply(x, out, bias, activation, True)
+        assert largest_error(out, act(gate) * up) < 1e-5
+        whole = torch.empty(rows, 2 * width)
+        packed.multiply(x, whole, bias, activation)
+        assert largest_error(whole, act(torch.cat((gate, up), -1))) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_norms(native: Any, dtype: Any) -> None:
+    for rows, size in ((1, 64), (3, 100), (50, 896)):
+        x, residual, gain = (random(*s).to(dtype) for s in ((rows, size), (rows, size), (size,)))
+        packed, kept = matrix(native, random(32, size, gain=0.1), "float32")
+        for start in (residual, None):
+            total = x if start is None else start + x
+            normed = torch.nn.functional.rms_norm(total.float(), (size,), gain.float(), 1e-6)
+            kept_sum, out = None if start is None else start.clone(), torch.empty_like(x)
+            native.rms_norm(x, kept_sum, gain, 1e-6, out)
+            limit = 1e-5 if dtype == torch.float32 else 1e-2
+            assert largest_error(out, normed.double()) < limit
+            assert kept_sum is None or torch.equal(kept_sum, total)
+            kept_sum = None if start is None else start.clone()
+            product = torch.empty(rows, 32, dtype=dtype)
+            packed.multiply_normed(x, kept_sum, gain, 1e-6, product)
+            assert largest_error(product, normed.double() @ kept.T) < limit
+
+
+def test_rounding(native: Any) -> None:
+    weight = random(64, 1024, gain=0.05)
+    for name, limit in (("int8", 0.01), ("int4", 0.13)):
+        _, kept = matrix(native, weight, name)
+        error = float((kept - weight).square().mean().sqrt() / weight.square().mean().sqrt())
+        assert error < limit, (name, error)
+
+
+def test_what_is_refused(native: Any) -> None:
+    packed = native.Matrix(random(20, 8), "float32")
+    out = torch.empty(2, 20)
+    for wrong in (
+        lambda: native.Matrix(random(20, 8), "int3"),
+        lambda: native.Matrix(torch.zeros(4, 4, dtype=torch.int32), "int8"),
+        lambda: packed.multiply(random(2, 9), out),
+        lambda: packed.multiply(random(3, 8), out),
+        lambda: packed.multiply(random(2, 8).half(), out),
+        lambda: packed.multiply(random(2, 8), out, None, "swoosh"),
+        lambda: packed.multiply(random(2, 8), torch.empty(2, 10), None, "silu", True),
+        lambda: packed.take_rows(torch.tensor([20]), torch.empty(1, 8)),
+    ):
+        with pytest.raises(ValueError):
+            wrong()
