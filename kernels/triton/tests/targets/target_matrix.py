@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from target_cases import Case, cases
 from fake_driver import CHIPS, Chip, pretend
+from target_cases import Case, cases
 from target_resources import Resources, resources
 
 from pagoda_kernels_triton import tuning

@@ -4,8 +4,8 @@ memory as there is, on matrix units.  The quick cases; ``target_matrix.py --full
 from __future__ import annotations
 
 import pytest
-from target_cases import Heads, _decode, _prefill, _small, cases
 from fake_driver import CHIPS, pretend
+from target_cases import Heads, _decode, _prefill, _small, cases
 from target_matrix import MEASURED, compiled
 from target_resources import resources
 
