@@ -161,7 +161,11 @@ def table(lines: list[dict[str, Any]]) -> str:
 def _row(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
     ratio = _median(theirs, "seconds") / _median(ours, "seconds")
     cells = [_spread(ours), _spread(theirs), f"{ratio:.2f}"]
-    cells.append(f"{_median(theirs, 'cpu') / _median(ours, 'cpu'):.2f}" if "cpu" in ours[0] else "")
+    if "cpu" in ours[0]:
+        cells.append(f"{_median(theirs, 'cpu') / _median(ours, 'cpu'):.2f}")
+    else:
+        peaks = (_median(lines, "peak") / 2**30 for lines in (ours, theirs))
+        cells.append("peak memory {:.2f} and {:.2f} GiB".format(*peaks))
     cells.append(f"{_median(ours, 'host ms'):.2f}" if "host ms" in ours[0] else "")
     return "".join(f"| {cell} " for cell in cells) + "|"
 
