@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from triton.testing import do_bench
 
+from pagoda_cuda.dense import TILE, dense_attention
 from pagoda_kernels_triton import decode, prefill, tuning
+from pagoda_kernels_triton.one_row import one_row_linear
 from pagoda_kernels_triton.tuning import Tile
 
 SIZE, BLOCK = 128, 16
@@ -72,14 +74,23 @@ def products() -> Iterator[str]:
                 normal(outputs, inputs) for _ in range(min(16, 2 + 300_000_000 // num_bytes))
             ]
             x = normal(rows, inputs)
-            graph = torch.cuda.CUDAGraph()
-            F.linear(x, weights[0])
-            with torch.cuda.graph(graph):
-                for weight in weights:
-                    F.linear(x, weight)
-            seconds = median(graph.replay) / len(weights)
+            seconds = recorded(F.linear, x, weights)
             rate = num_bytes / seconds / 1e12
             yield f"linear {rows} x {inputs} to {outputs}: {seconds * 1e6:.1f} us, {rate:.2f} TB/s"
+            if rows == 1:
+                seconds = recorded(one_row_linear, x, weights)
+                rate = num_bytes / seconds / 1e12
+                yield f"  by our kernel: {seconds * 1e6:.1f} us, {rate:.2f} TB/s"
+
+
+def recorded(linear: Callable[[Tensor, Tensor], object], x: Tensor, weights: list[Tensor]) -> float:
+    """Seconds of one product, in a graph of one for each weight."""
+    linear(x, weights[0])
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for weight in weights:
+            linear(x, weight)
+    return median(graph.replay) / len(weights)
 
 
 def cached(rows: int, length: int, kv_heads: int) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -123,6 +134,11 @@ def prompts(tiles: list[Tile]) -> Iterator[str]:
             seconds = median(prefill.prefill_attention, *work)
             rate = num_operations / seconds / 1e12
             yield f"prompts {heads} heads, {wanted or 'usual tile'}: {rate:.0f} TFLOP/s"
+        k, v = normal(rows * length, 8, SIZE), normal(rows * length, 8, SIZE)
+        tiled = prefill.prefill_tiles(query_start, starts * 0, starts, TILE.rows)
+        work = q, k, v, out, torch.from_numpy(tiled).cuda(), SIZE**-0.5
+        rate = num_operations / median(dense_attention, *work) / 1e12
+        yield f"whole prompts {heads} heads: {rate:.0f} TFLOP/s"
         dense, keys = normal(rows, heads, length, SIZE), normal(rows, 8, length, SIZE)
         attend = F.scaled_dot_product_attention
         seconds = median(attend, dense, keys, keys, is_causal=True, enable_gqa=True)

@@ -216,8 +216,8 @@ def decode_attention(
     kv_heads, block_size, head_size = cache.shape[2:]
     num_rows, heads = q.shape[:2]
     target = target_of(q.device)
-    tile = decode_tile(target, head_size, q.element_size())
     splits = splits or num_splits(target, num_rows, kv_heads)
+    tile = decode_tile(target, head_size, q.element_size(), splits)
     padded = max(16, up_to_power_of_two(head_size))
     parts = levels = arrived = out
     if splits > 1:

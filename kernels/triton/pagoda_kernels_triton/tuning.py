@@ -100,8 +100,11 @@ def prefill_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     return _tile(_PREFILL, target, head_size, itemsize)
 
 
-def decode_tile(target: Target, head_size: int, itemsize: int) -> Tile:
-    """For queries of one token; ``rows`` is the least the matrix unit takes."""
+def decode_tile(target: Target, head_size: int, itemsize: int, splits: int) -> Tile:
+    """For queries of one token whose keys so many programs share; ``rows`` is the least the matrix
+    unit takes."""
+    if splits > 1 and _row(target) == "sm_90" and itemsize == 2 and head_size <= 128:
+        return Tile(16, 64, 2, 3)
     return _tile(_DECODE, target, head_size, itemsize)
 
 
@@ -117,13 +120,14 @@ class ProductTile:
 def product_tile(target: Target, num_inputs: int, normed: bool) -> ProductTile:
     """For linear layers of one row; measured on an H200.  A norm costs each program the whole row:
     long rows want programs that do more."""
-    if normed and num_inputs > 2048:
-        return ProductTile(8, 1024, 4)
+    most = 1 << max(0, num_inputs - 1).bit_length()
+    if target.num_units < 16:  # the interpreter's: every program costs it the same
+        return ProductTile(64, min(1024, most), 4)
+    if normed:
+        return ProductTile(4, 2048, 4) if num_inputs > 2048 else ProductTile(4, min(512, most), 2)
     if num_inputs % 2048 == 0:
         return ProductTile(2, 2048, 4)
-    most = 1 << max(0, num_inputs - 1).bit_length()
-    few = target.num_units < 16  # the interpreter's: every program costs it the same
-    return ProductTile(64 if few else 4, min(1024, most), 4)
+    return ProductTile(2, 1024, 4) if num_inputs > 1024 else ProductTile(4, min(1024, most), 4)
 
 
 def fits(target: Target, head_size: int, itemsize: int) -> bool:
@@ -146,4 +150,4 @@ def num_splits(target: Target, rows: int, kv_heads: int) -> int:
     """How many programs share one sequence's keys, so that a small batch fills the chip.  Few
     different answers, for each is a kernel to compile."""
     wanted = 3 * target.num_units // max(1, rows * kv_heads)
-    return 1 if wanted < 2 else 4 if wanted < 8 else 16
+    return 1 if wanted < 2 else 4 if wanted < 24 else 16

@@ -173,7 +173,7 @@ class LlamaModel:
             qkv, residual = layer.attention.qkv.after(layer.attention_norm, x, residual)
             x = layer.attention(qkv, self.rotary, angles, step)
             x, residual = layer.mlp.after(layer.mlp_norm, x, residual)
-        return self.norm.add(x, residual)[0]
+        return self.norm(x) if residual is None else self.norm.add(x, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden)

@@ -77,13 +77,14 @@ def normed_linear(
     """``activation``, an op's name, of ``linear`` of the norm of ``x + residual``, and that sum
     (``x`` where there is no residual); ``residual`` may be overwritten.  All by ``ops``."""
     gain, shift, epsilon = norm
-    kept = x
-    if shift is None and residual is None:
-        normed = ops.rms_norm(x, gain, epsilon)
+    if residual is None:
+        kept = x
+        if shift is None:
+            normed = ops.rms_norm(x, gain, epsilon)
+        else:
+            normed = ops.layer_norm(x, gain, shift, epsilon)
     elif shift is None:
         normed, kept = ops.add_rms_norm(x, residual, gain, epsilon)
-    elif residual is None:
-        normed = ops.layer_norm(x, gain, shift, epsilon)
     else:
         normed, kept = ops.add_layer_norm(x, residual, gain, shift, epsilon)
     found = ops.linear(normed, weight, bias)
