@@ -112,7 +112,7 @@ void run(const Attention& call, const Tile& tile, float* parts) {
 
 template <class T>
 void attend_with(const Attention& call) {
-    const int width = rounded_up(call.pages.head_size, Vec::W);
+    const int width = sums_width(call.pages.head_size);
     const Plan plan = make_plan(call, tile_rows, width);
     const int count = int(plan.tiles.size());
     std::vector<float> parts(size_t(plan.part_floats));

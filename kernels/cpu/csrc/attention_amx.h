@@ -22,10 +22,9 @@ public:
     static constexpr int alignment = 1;
 
     explicit TileChunk(int head_size)
-        : size_(head_size), depth_(rounded_up(head_size, 32)), width_(rounded_up(head_size, 16)) {}
+        : size_(head_size), depth_(rounded_up(head_size, 32)), width_(sums_width(head_size)) {}
 
     int query_width() const { return depth_; }
-    int out_width() const { return width_; }
     size_t floats() const { return size_t(keys) * (depth_ / 2 + width_ / 2 + block_rows + block_rows / 2); }
 
     void use(float* memory) {

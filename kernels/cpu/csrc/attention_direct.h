@@ -27,7 +27,6 @@ public:
     explicit DirectChunk(int head_size) : size_(head_size) {}
 
     int query_width() const { return size_; }
-    int out_width() const { return size_; }
     size_t floats() const { return size_t(keys) * block_rows; }
     void use(float* memory) { scores_ = memory; }
     void begin() {}

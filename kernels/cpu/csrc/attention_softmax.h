@@ -10,6 +10,9 @@ namespace pagoda {
 
 inline int rounded_up(int x, int unit) { return (x + unit - 1) / unit * unit; }
 
+// Floats of a row of sums, for every kind of chunk: what lies past the head is not looked at.
+inline int sums_width(int head_size) { return rounded_up(head_size, 16); }
+
 constexpr float log2_e = 1.44269504088896341f;
 
 // What rows have seen so far: the largest score (times log2 e) and the sum of 2^(score - largest).

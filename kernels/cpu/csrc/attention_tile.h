@@ -42,7 +42,7 @@ void run_tile(const Attention& call, const Tile& tile, float* parts) {
     using Query = typename Chunk::Query;
     const int size = call.pages.head_size, group = call.group(), rows = tile.rows(group);
     Chunk chunk(size);
-    const int width = chunk.out_width(), padded = rounded_up(rows, Chunk::block_rows);
+    const int width = sums_width(size), padded = rounded_up(rows, Chunk::block_rows);
     auto* memory = static_cast<float*>(scratch(0, chunk.floats() * sizeof(float)));
     auto* query = static_cast<Query*>(scratch(1, size_t(padded) * chunk.query_width() * sizeof(Query)));
     auto* out = static_cast<float*>(scratch(2, size_t(padded) * width * sizeof(float)));

@@ -16,10 +16,9 @@ public:
     static constexpr int alignment = 1;   // of the first key
 
     explicit VectorChunk(int head_size)
-        : head_size_(head_size), width_(rounded_up(head_size, Vec::W)) {}
+        : head_size_(head_size), width_(sums_width(head_size)) {}
 
     int query_width() const { return head_size_; }
-    int out_width() const { return width_; }
     size_t floats() const { return size_t(keys) * (head_size_ + width_ + block_rows); }
 
     void use(float* memory) {
