@@ -22,6 +22,7 @@ from pagoda.platform import (
     PagodaError,
     RunnerConfig,
     ScheduledBatch,
+    ScoreBatch,
     StepHandle,
     StepResult,
     UnsupportedFeature,
@@ -35,7 +36,7 @@ from pagoda_xla.attention import XlaAttention
 from pagoda_xla.buckets import Buckets
 from pagoda_xla.checks import StepChecks
 from pagoda_xla.family import Runtime, XlaFamily
-from pagoda_xla.graphs import StepGraphs
+from pagoda_xla.graphs import StepGraphs, padding
 from pagoda_xla.packing import pack_step
 from pagoda_xla.placing import Placer
 from pagoda_xla.sampling import MOST_ALTERNATIVES, DeviceLogprobs, SamplerGraphs
@@ -174,18 +175,12 @@ class XlaRunner:
             for told in graphs.warm_up(shapes):
                 bar.set_postfix_str(told)
                 bar.update()
-            hidden = self._run_padding(graphs)
+            hidden = graphs.forward(padding(shapes[0], self.config.max_requests), shapes[0])
             for count in rows:
                 for told in sampler.warm_up(hidden, count):
                     bar.set_postfix_str(f"{told} of {count} rows")
                     bar.update()
         self.runtime.download({"tokens": sampler.last_tokens})  # failures show here
-
-    def _run_padding(self, graphs: StepGraphs) -> Tensor:
-        from pagoda_xla.graphs import padding
-
-        shape = self.buckets.shapes[0]
-        return graphs.forward(padding(shape, self.config.max_requests), shape)
 
     # -- steps ----------------------------------------------------------------------------------
 
@@ -205,33 +200,29 @@ class XlaRunner:
     def _sample(
         self, sampler: SamplerGraphs, hidden: Tensor, batch: ScheduledBatch
     ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        found: dict[str, Tensor] = {}
-        scored = []
-        if batch.score is not None:
-            scored = self._score(sampler, hidden, batch)
-        if len(batch.sample_rows):
-            rows = self.buckets.rows_for(len(batch.sample_rows))
-            sampling, slots = batch.sampling, batch.slots[batch.sample_rows]
-            index = batch.logit_index.astype(np.int32)
-            if batch.want_logits or not sampling.plain_greedy:
-                picks = sampler.picks(index, slots, rows)
-                logits = sampler.logits(hidden, picks, rows)
-                found["tokens"] = sampler.pick(logits, picks, sampling, rows)
-                most = int(sampling.num_logprobs.max())
-                if batch.want_logits or most > MOST_ALTERNATIVES:
-                    found["logits"] = logits
-                if 0 <= most <= MOST_ALTERNATIVES:
-                    found |= _named(sampler.logprobs(logits, found["tokens"], rows))
-            else:
-                found["tokens"] = sampler.likeliest(hidden, index, slots, rows)
+        """What the step brings back: by sampled row, and in pieces by scored token."""
+        scored = [] if batch.score is None else self._score(sampler, hidden, batch.score)
+        if not len(batch.sample_rows):
+            return {}, scored
+        rows, sampling = self.buckets.rows_for(len(batch.sample_rows)), batch.sampling
+        index, slots = batch.logit_index.astype(np.int32), batch.slots[batch.sample_rows]
+        if sampling.plain_greedy and not batch.want_logits:
+            return {"tokens": sampler.likeliest(hidden, index, slots, rows)}, scored
+        picks = sampler.picks(index, slots, rows)
+        logits = sampler.logits(hidden, picks, rows)
+        found = {"tokens": sampler.pick(logits, picks, sampling, rows)}
+        most = int(sampling.num_logprobs.max())
+        if batch.want_logits or most > MOST_ALTERNATIVES:
+            found["logits"] = logits
+        if 0 <= most <= MOST_ALTERNATIVES:
+            found |= _named(sampler.logprobs(logits, found["tokens"], rows))
         return found, scored
 
     def _score(
-        self, sampler: SamplerGraphs, hidden: Tensor, batch: ScheduledBatch
+        self, sampler: SamplerGraphs, hidden: Tensor, score: ScoreBatch
     ) -> list[dict[str, Tensor]]:
         """Prompt tokens in pieces of the largest number of rows."""
-        score, rows, found = batch.score, self.buckets.rows[-1], []
-        assert score is not None
+        rows, found = self.buckets.rows[-1], []
         for start in range(0, len(score.token_rows), rows):
             index = score.token_rows[start : start + rows]
             logits = sampler.logits(hidden, sampler.picks(index, None, rows), rows)
