@@ -37,7 +37,8 @@ def test_the_readme_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_results_are_of_what_is_declared(name: str) -> None:
     """Capabilities changed since: run the kit again."""
     recorded = json.loads(RESULTS[name].read_text())
-    assert recorded["whole"] and recorded["level"] == "full" and recorded["conforms"]
+    assert recorded["whole"] and recorded["conforms"]
+    assert recorded["level"] == "full" or recorded["platform"] != name, "full on its own hardware"
     try:
         choice = registry.choose(name)
     except PagodaError as error:
@@ -61,3 +62,9 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_platform_without_results_says_so() -> None:
     assert "| abacus | no results |" in table({"abacus": None})
+
+
+def test_a_stand_in_is_named() -> None:
+    result = json.loads(RESULTS["reference"].read_text())
+    assert "by way of" not in table({"reference": result})
+    assert "level, by way of reference |" in table({"abacus": result})

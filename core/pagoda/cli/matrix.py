@@ -61,6 +61,8 @@ def _row(name: str, result: Mapping[str, Any] | None) -> list[str]:
     ]
     known = len(result["known_failures"])
     verdict = f"{result['contract']}, {result['level']} level" if result["conforms"] else "fails"
+    if result.get("platform", name) != name:  # another one stood in for it
+        verdict += f", by way of {result['platform']}"
     where = "; ".join(device.partition(": ")[2] for device in result["devices"])
     return [
         name,
