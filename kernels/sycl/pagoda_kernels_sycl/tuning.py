@@ -18,7 +18,6 @@ def lanes_of(device: torch.device) -> int:
 
 
 def rows_of(device: torch.device, head_size: int) -> int:
-    """Query rows of a sub-group, as registers allow."""
-    if device.type == "cpu":
-        return 2
-    return 8 if head_size <= 64 else 4 if head_size <= 128 else 2
+    """Query rows of a sub-group: as many as Intel's GPU compiler keeps in the registers of PVC and
+    DG2 (the README has what it said)."""
+    return 4 if head_size <= 64 and device.type != "cpu" else 2
