@@ -22,6 +22,19 @@ fi
 "$venv/bin/pip" install --quiet 'hypothesis>=6.100' 'pytest>=8.2' \
     -e . -e platforms/torch -e kernels/sycl -e platforms/xpu
 
+# Debian's compiler for Intel GPUs, unpacked and not installed: kernels as machine code of PVC and DG2.
+export OCLOC_ROOT=$cache/ocloc
+if [ ! -x "$OCLOC_ROOT/usr/bin/ocloc" ] && command -v apt-get > /dev/null; then
+    mkdir -p "$OCLOC_ROOT"
+    (
+        cd "$OCLOC_ROOT"
+        apt-get download -qq intel-opencl-icd libigc1 libigdfcl1 libopencl-clang14 libllvm14 \
+            libclang-cpp14 libllvmspirvlib14 libigdgmm12 > /dev/null 2>&1
+        for package in ./*.deb; do dpkg -x "$package" .; done
+        rm ./*.deb
+    ) || echo "check_xpu: no ocloc can be fetched: no machine code of GPUs is made"
+fi
+
 export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PAGODA_XPU_SYCL_CPU=1
 "$venv/bin/python" -m pytest -q kernels/sycl platforms/xpu "$@"
 "$venv/bin/python" -m pytest -q --pagoda-platform xpu
