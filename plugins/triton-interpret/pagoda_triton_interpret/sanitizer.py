@@ -87,7 +87,9 @@ def _check_launches(interpreter: Any) -> None:
 
     def _init_args_hst(self: Any, args: Any, kwargs: Any) -> Any:
         made = prepare(self, args, kwargs)
-        tensors = (interpreter._unwrap_tensor(x) for x in [*made[0], *made[1].values()])
+        # A descriptor's tensor is its base.
+        values = (getattr(x, "base", x) for x in [*made[0], *made[1].values()])
+        tensors = (interpreter._unwrap_tensor(x) for x in values)
         Watch.ranges = _ranges([x for x in tensors if isinstance(x, torch.Tensor) and x.numel()])
         return made
 
