@@ -57,9 +57,9 @@ def test_perplexity(stories: list[str]) -> None:
 @pytest.mark.parametrize("quantization", [None, "int8", "int4"])
 def test_threads_change_no_token(quantization: str | None) -> None:
     prompts = ["Once upon a time", "The sun was bright and", "Tom and his mom"]
-    params = SamplingParams(temperature=0, max_tokens=24)
+    params = SamplingParams(temperature=0, max_tokens=12)
     found = []
-    for threads in (1, 2, 3, 5, 8):
+    for threads in (1, 2, 8):
         llm = engine(
             quantization=quantization, platform_options={"cpu_threads": threads}, num_blocks=64
         )
