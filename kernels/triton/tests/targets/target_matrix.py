@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every case, not the quick ones")
     parser.add_argument("--chip", action="append", choices=list(CHIPS))
     parser.add_argument("--only", default="", help="cases with this word in their names")
+    parser.add_argument("--markdown", action="store_true", help="a line a chip, for the README")
     args = parser.parse_args()
     rows = []
     for chip in args.chip or CHIPS:
@@ -71,7 +72,10 @@ def main() -> int:
             if (args.full or case.quick or args.only) and args.only in case.name:
                 for row in compiled(chip, case):
                     rows.append(row)
-                    print(line(row), flush=True)
+                    if not args.markdown:
+                        print(line(row), flush=True)
+    if args.markdown:
+        print(markdown(rows))
     bad = [row for row in rows if row.problems]
     print(f"{len(rows)} binaries, {len(bad)} with problems")
     return bool(bad)
@@ -84,6 +88,24 @@ def line(row: Row) -> str:
         text += f"{found.registers:4} registers {found.shared_bytes:7} shared {found.matrix}"
         text += f" {found.scalar_spills} scalar spills" if found.scalar_spills else ""
     return text + "".join(f"  <- {problem}" for problem in row.problems)
+
+
+def markdown(rows: list[Row]) -> str:
+    """A line a chip: how many binaries, the attention of Llama 3 in bfloat16, the largest."""
+    lines = ["| chip | binaries | prompts | decodes | most shared memory | problems |"]
+    lines.append("|---" * 6 + "|")
+    for chip in dict.fromkeys(row.chip for row in rows):
+        mine = [row for row in rows if row.chip == chip]
+        found = [row.found for row in mine if row.found is not None]
+        most = max(one.shared_bytes for one in found)
+        cells = [chip.name, str(len(found))]
+        for begin in ("prefill bfloat16 32/8x128", "decode, storing, bfloat16 32/8x128, 16"):
+            one = next((r.found for r in mine if r.case.startswith(begin)), None)
+            cells.append(f"{one.registers} registers, `{one.matrix}`" if one else "")
+        problems = "; ".join(sorted({p for row in mine for p in row.problems})) or "none"
+        cells += [f"{most >> 10} of {chip.shared_bytes >> 10} KB", problems]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
