@@ -21,8 +21,8 @@ from typing import Any
 
 import limits
 import table
+from five_workloads import rates, workload
 from peers import Home, prepare
-from workloads import rates, workload
 
 HERE = Path(__file__).resolve().parent
 WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
