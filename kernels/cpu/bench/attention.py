@@ -2,7 +2,8 @@
 
     python kernels/cpu/bench/attention.py --threads 2 [--level avx2] [--peak PATH]
 
-``--peak`` is peak.cpp, compiled; without it only absolute numbers are printed.  A line of JSON a case."""
+``--peak`` is peak.cpp, compiled; without it only absolute numbers are printed.  A line of JSON a
+case."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+
 from pagoda_kernels_cpu import level
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,7 +72,9 @@ def best(work: Callable[[], None], limit: float) -> float:
     return min(took)
 
 
-def report(peak: dict[str, float], bound: str, amount: float, seconds: float, **what: object) -> None:
+def report(
+    peak: dict[str, float], bound: str, amount: float, seconds: float, **what: object
+) -> None:
     rate = amount / seconds / 1e9
     said = {**what, "ms": round(seconds * 1e3, 3), "rate": round(rate, 1), "of": bound}
     if bound in peak:

@@ -22,7 +22,7 @@ def allowed() -> tuple[tuple[str, ...], str]:
 
 
 def load(level: str) -> ModuleType:
-    """The kernels of one level.  ValueError for an unknown one, RuntimeError for what the CPU lacks."""
+    """One level's kernels; ValueError for an unknown one, RuntimeError where the CPU lacks it."""
     if level not in LEVELS:
         raise ValueError(f"{VARIABLE}={level!r}: must be one of {', '.join(LEVELS)}")
     found, reason = allowed()

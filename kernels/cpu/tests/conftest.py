@@ -1,5 +1,5 @@
-"""Every level that this CPU runs is a parameter of the tests; the others are skipped with the reason.
-Without the compiled kernels everything here is skipped."""
+"""Every level that this CPU runs is a parameter of the tests; the others are skipped, with the
+reason.  Without the compiled kernels everything here is skipped."""
 
 from __future__ import annotations
 

@@ -98,8 +98,8 @@ def make_step(
     poison: float = float("nan"),
     gain: float = 1.0,
 ) -> Step:
-    """Requests of (tokens cached before, tokens run now), their blocks in random order, stored by the
-    kernel.  Table entries past a request's blocks, and before its window, point nowhere."""
+    """Requests of (tokens cached before, tokens run now), their blocks in random order, stored by
+    the kernel.  Table entries past a request's blocks, and before its window, point nowhere."""
     lens = np.array([context + query for context, query in rows], np.int32)
     needed = -(-lens // shape.block_size)
     num_blocks = int(needed.sum()) + 3

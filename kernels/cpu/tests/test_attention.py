@@ -139,7 +139,9 @@ def test_store_norms_and_turns(
     keys, values = pages[:, :, 0].view(4, 2, 64, 16), pages[:, :, 1].view(4, 2, 16, 64)
     limit = allowed(shape) / 4
     for i, slot in enumerate(slots):
-        assert ((q[i].double() - expected[0][i]).abs() <= limit * expected[0][i].abs().clamp(1)).all()
+        assert (
+            (q[i].double() - expected[0][i]).abs() <= limit * expected[0][i].abs().clamp(1)
+        ).all()
         if slot < 0:
             continue
         found = keys[slot // 16, :, :, slot % 16]
@@ -176,19 +178,26 @@ def test_zeros_in_int8(native: ModuleType) -> None:
 
 
 WRONG = {
-    "a block outside": (dict(tables=[[9]]), "block_tables name a block"),
-    "narrow tables": (dict(lens=[40]), "too narrow"),
-    "tokens left over": (dict(start=[0, 2]), "query_start"),
-    "shorter than its query": (dict(lens=[2]), "more query tokens"),
-    "another block size": (dict(block_size=8), "another size"),
-    "no window": (dict(window=0), "window"),
+    "a block outside": ({"tables": [[9]]}, "block_tables name a block"),
+    "narrow tables": ({"lens": [40]}, "too narrow"),
+    "tokens left over": ({"start": [0, 2]}, "query_start"),
+    "shorter than its query": ({"lens": [2]}, "more query tokens"),
+    "another block size": ({"block_size": 8}, "another size"),
+    "no window": ({"window": 0}, "window"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_refusals(native: ModuleType, name: str) -> None:
     wrong, said = WRONG[name]
-    given = {"tables": [[0]], "start": [0, 3], "lens": [3], "block_size": 16, "window": None, **wrong}
+    given = {
+        "tables": [[0]],
+        "start": [0, 3],
+        "lens": [3],
+        "block_size": 16,
+        "window": None,
+        **wrong,
+    }
     q, cache, out = torch.zeros(3, 2, 64), torch.zeros(2, 2, 2 * 16 * 64), torch.zeros(3, 128)
     rows = [np.array(given[key], np.int32) for key in ("tables", "start", "lens")]
     with pytest.raises(ValueError, match=said):

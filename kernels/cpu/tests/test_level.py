@@ -8,6 +8,7 @@ import sys
 from types import ModuleType
 
 import pytest
+
 from pagoda_kernels_cpu import level
 
 PROGRAM = "import pagoda_kernels_cpu as k; print(k.LEVEL, k.native.__name__)"
