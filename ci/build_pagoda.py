@@ -22,7 +22,7 @@ EXTRAS = {
     "openvino": ["platforms/openvino"],
     "tpu": [TORCH, XLA, "kernels/pallas", "platforms/tpu"],
     "rocm": [TORCH, "kernels/triton", "platforms/rocm"],
-    "xpu": [TORCH, "kernels/sycl", "platforms/xpu"],
+    "xpu": [TORCH, "kernels/sycl", "kernels/triton", "platforms/xpu"],
 }
 TEST = [
     "hatchling>=1.27",

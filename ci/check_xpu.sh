@@ -20,7 +20,7 @@ if ! "$venv/bin/pip" install --quiet './kernels/sycl[cpu-device]'; then
     exit 0
 fi
 "$venv/bin/pip" install --quiet 'hypothesis>=6.100' 'pytest>=8.2' \
-    -e . -e platforms/torch -e kernels/sycl -e platforms/xpu
+    -e . -e platforms/torch -e kernels/triton -e kernels/sycl -e platforms/xpu
 
 # Debian's compiler for Intel GPUs, unpacked and not installed: kernels as machine code of PVC and DG2.
 export OCLOC_ROOT=$cache/ocloc

@@ -66,22 +66,14 @@ def _sycl_family(
 
 
 def _triton_family(device: TorchDevice, on_cpu: bool, graphs: XpuGraphs | None) -> TorchFamily:
-    for missing, module, remedy in (
-        ("xpu_kernels='triton' needs a GPU", None if on_cpu else "torch", "--xpu-kernels sycl"),
-        ("Triton is not installed", "triton", "PyTorch for XPU's own build of Triton"),
-        (
-            "this Triton has no backend for Intel GPUs",
-            "triton.backends.intel",
-            "PyTorch for XPU's own build of Triton, in place of this one",
-        ),
-        (
-            "pagoda-kernels-triton is not installed",
-            "pagoda_kernels_triton",
-            "pip install --no-deps pagoda-kernels-triton (its own Triton is not for Intel GPUs)",
-        ),
+    if on_cpu:
+        raise Unavailable("xpu_kernels='triton' needs a GPU", "--xpu-kernels sycl")
+    for module, missing in (
+        ("triton", "Triton is not installed"),
+        ("triton.backends.intel", "this Triton has no backend for Intel GPUs"),
     ):
-        if module is None or find_spec(module) is None:
-            raise Unavailable(missing, remedy)
+        if find_spec(module) is None:
+            raise Unavailable(missing, "PyTorch for XPU's own build of Triton")
     from pagoda_torch.triton.attention import TritonAttention
     from pagoda_torch.triton.ops import OPS
 
