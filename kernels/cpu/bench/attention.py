@@ -64,7 +64,8 @@ class Case:
 def best(work: Callable[[], None], limit: float) -> float:
     """Seconds of the fastest run, a few tries within ``limit`` seconds."""
     work()
-    took, started = [], time.perf_counter()
+    took: list[float] = []
+    started = time.perf_counter()
     while len(took) < 3 or (time.perf_counter() - started < limit and len(took) < 50):
         begin = time.perf_counter()
         work()

@@ -9,10 +9,10 @@ import os
 from importlib import import_module
 from types import ModuleType
 
-from pagoda_kernels_cpu import _cpuid
-
 LEVELS = ("portable", "avx2", "avx512", "amx")
 VARIABLE = "PAGODA_CPU_ISA"
+
+_cpuid = import_module("pagoda_kernels_cpu._cpuid")
 
 
 def allowed() -> tuple[tuple[str, ...], str]:
