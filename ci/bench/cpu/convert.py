@@ -111,9 +111,8 @@ def gguf(source: Path, target: Path, precision: str) -> None:
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    tokens = AutoTokenizer.from_pretrained(source).convert_ids_to_tokens(
-        range(config["vocab_size"])
-    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(source)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(config["vocab_size"])))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list([t or f"<unused_{i}>" for i, t in enumerate(tokens)])

@@ -118,7 +118,9 @@ def transformers(model: str, precision: str, threads: int) -> Run:
 
     torch.set_num_threads(threads)
     dtype = torch.float32 if precision == "f32" else torch.bfloat16
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        model, dtype=dtype, attn_implementation="sdpa"
+    )
     network.eval()
 
     @torch.inference_mode()
@@ -130,7 +132,7 @@ def transformers(model: str, precision: str, threads: int) -> Run:
             longest, most = max(len(ids) for ids, _ in some), max(n for _, n in some)
             ids = torch.tensor([[1] * (longest - len(ids)) + ids for ids, _ in some])
             mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in some])
-            config = GenerationConfig(
+            config = GenerationConfig(  # type: ignore[no-untyped-call]
                 max_new_tokens=most,
                 min_new_tokens=most,
                 do_sample=False,

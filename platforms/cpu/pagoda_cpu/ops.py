@@ -43,8 +43,10 @@ class CpuOps:
         self.head_format = QUANTIZATIONS[quantization] if quantization else plain
 
     def table(self) -> Mapping[str, Callable[..., Any]]:
-        names = ("linear", "normed_linear", "prepare_linear", "prepare_head", "embedding")
-        names += ("rms_norm", "add_rms_norm")
+        names = (
+            *("linear", "normed_linear", "prepare_linear", "prepare_head", "embedding"),
+            *("rms_norm", "add_rms_norm"),
+        )
         return {name: getattr(self, name) for name in names}
 
     def prepare_linear(self, weight: Tensor) -> Any:
@@ -76,7 +78,7 @@ class CpuOps:
         gated = activation in GATED
         if shift is not None or (gated and not weight.can_gate):
             return reference.normed_linear(ops, x, residual, norm, weight, bias, activation)
-        name = GATED[activation] if gated else PLAIN[activation] if activation else "none"
+        name = {**GATED, **PLAIN}[activation] if activation else "none"
         out = torch.empty(len(x), weight.outputs // (2 if gated else 1), dtype=x.dtype)
         weight.multiply_normed(x, residual, gain, epsilon, out, bias, name, gated)
         return out, kept

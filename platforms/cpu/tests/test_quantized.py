@@ -1,4 +1,4 @@
-"""Weights rounded to 8 and 4 bits: what it costs the shipped model, and that threads change nothing."""
+"""Rounded weights: what they cost the shipped model; and that threads change nothing."""
 
 from __future__ import annotations
 
