@@ -61,44 +61,25 @@ def _own_key(
     do_not_specialize_on_alignment=["lens_ptr", "block_start_ptr", "blocks_ptr", "slots_ptr"]
 )
 def _decode(
-    q_ptr,
-    cache_ptr,
-    out_ptr,
+    q_ptr, cache_ptr, out_ptr,
     parts_ptr,  # [rows, heads, SPLITS, PADDED] float32
     levels_ptr,  # [rows, heads, SPLITS, 2] float32: top and total
     arrived_ptr,  # [rows, kv heads] int32, 0 before and after
-    lens_ptr,
-    block_start_ptr,
-    blocks_ptr,
-    k_ptr, v_ptr, slots_ptr, cos_ptr, sin_ptr, q_norm_ptr, k_norm_ptr,
-    epsilon,
-    scale,
+    lens_ptr, block_start_ptr, blocks_ptr,
+    k_ptr, v_ptr, slots_ptr, cos_ptr, sin_ptr, q_norm_ptr, k_norm_ptr, epsilon, scale,
     stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head, stride_angle,
-    stride_out,
-    stride_block,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD: tl.constexpr,
-    PADDED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SOFT_CAP: tl.constexpr,
-    SPLITS: tl.constexpr,
-    JOINED: tl.constexpr,  # heads that are joined at a time
-    FRESH: tl.constexpr,
-    ROTATE: tl.constexpr,
-    NORM: tl.constexpr,
+    stride_out, stride_block,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, FRESH: tl.constexpr, ROTATE: tl.constexpr,
+    NORM: tl.constexpr, SPLITS: tl.constexpr, JOINED: tl.constexpr,  # heads joined at a time
 ):  # fmt: skip
     head = tl.program_id(0)
     part = tl.program_id(1)
     token = tl.program_id(2).to(tl.int64)
     length = tl.load(lens_ptr + token)
     cached = length - FRESH
-    low = 0
-    if WINDOW > 0:
-        low = tl.maximum(length - WINDOW, 0) // KEYS * KEYS
+    low = tl.maximum(length - WINDOW, 0) // KEYS * KEYS if WINDOW > 0 else 0
     size = tl.maximum(tl.cdiv(tl.cdiv(cached - low, SPLITS), KEYS), 1) * KEYS
     start = low + part * size
     if part > 0 and start >= cached:
@@ -110,8 +91,7 @@ def _decode(
     d = tl.arange(0, PADDED)
     q_head = head * GROUP + row
     real = (row < GROUP)[:, None] & (d < HEAD)[None, :]
-    cos_ptr += token * stride_angle
-    sin_ptr += token * stride_angle
+    cos_ptr, sin_ptr = cos_ptr + token * stride_angle, sin_ptr + token * stride_angle
     q_at = token * stride_q + q_head * stride_q_head
     q = normed_and_turned(
         q_ptr + q_at[:, None], row < GROUP, d, cos_ptr, sin_ptr, q_norm_ptr + row[:, None] * 0,
@@ -143,7 +123,7 @@ def _decode(
     kind = out_ptr.dtype.element_ty
     out_at = out_ptr + token * stride_out
     if SPLITS == 1:
-        found = found / tl.where(total > 0.0, total, 1.0)[:, None]
+        found /= tl.where(total > 0.0, total, 1.0)[:, None]
         tl.store(out_at + (q_head * HEAD)[:, None] + d[None, :], found.to(kind), mask=real)
     else:
         at = (token * (KV_HEADS * GROUP) + q_head) * SPLITS
@@ -156,13 +136,29 @@ def _decode(
         num_parts = tl.maximum(tl.cdiv(cached - low, size), 1)
         if tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == num_parts - 1:
             tl.store(arrived_ptr, 0)
-            for i in tl.static_range(0, GROUP, JOINED):
-                mine = i + tl.arange(0, JOINED)
-                base = (token * (KV_HEADS * GROUP) + head * GROUP + mine) * SPLITS
-                there = mine < GROUP
-                whole = _joined(parts_ptr, levels_ptr, base, there, num_parts, SPLITS, PADDED)
-                to = out_at + ((head * GROUP + mine) * HEAD)[:, None] + d[None, :]
-                tl.store(to, whole.to(kind), mask=there[:, None] & (d < HEAD)[None, :])
+            _join(
+                parts_ptr, levels_ptr, out_at, token * (KV_HEADS * GROUP), head, num_parts,
+                GROUP, HEAD, PADDED, SPLITS, JOINED,
+            )  # fmt: skip
+
+
+@triton.jit
+def _join(
+    parts_ptr, levels_ptr, out_ptr, first, head, num_parts,
+    GROUP: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr,
+    SPLITS: tl.constexpr, JOINED: tl.constexpr,
+):  # fmt: skip
+    """The outputs of a row's heads that share keys, from what all its programs found."""
+    d = tl.arange(0, PADDED)
+    for i in tl.static_range(0, GROUP, JOINED):
+        mine = i + tl.arange(0, JOINED)
+        there = mine < GROUP
+        q_head = head * GROUP + mine
+        at = (first + q_head) * SPLITS
+        whole = _joined(parts_ptr, levels_ptr, at, there, num_parts, SPLITS, PADDED)
+        places = out_ptr + (q_head * HEAD)[:, None] + d[None, :]
+        mask = there[:, None] & (d < HEAD)[None, :]
+        tl.store(places, whole.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

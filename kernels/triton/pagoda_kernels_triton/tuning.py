@@ -48,7 +48,7 @@ class Target:
 _FLOAT = Tile(64, 32, 4, 1), Tile(32, 32, 4, 1)
 _PREFILL = {
     "": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
-    "sm_80": Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 1), *_FLOAT),
+    "sm_80": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
     "sm_90": Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), *_FLOAT),
     **dict.fromkeys(
         ("gfx90a", "gfx942", "gfx950"), Tiles(Tile(128, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT)
