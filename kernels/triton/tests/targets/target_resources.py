@@ -18,7 +18,7 @@ MATRIX = {
     "hip": r"\bv_(?:mfma|wmma)_\w+",
     "cuda": r"\b(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync)\b",
 }
-NOISE_BYTES = 32
+NOISE_BYTES = 64
 """Of spills that ptxas may make in passing; AMD's compiler is held to none."""
 
 
