@@ -127,6 +127,25 @@ def _exact_casts(interpreter: Any) -> None:
         return cast(value, kind, lambda: usual_float(self, value, kind, mode))
 
     builder.cast_impl, builder.create_fp_to_fp = cast_impl, create_fp_to_fp
+    _know_every_fp8(interpreter)
+
+
+def _know_every_fp8(interpreter: Any) -> None:
+    """Casts to AMD's own fp8 types, which the interpreter has and does not name."""
+    usual = interpreter._patch_lang_core
+
+    def _patch_lang_core(lang: Any, scope: Any) -> None:
+        usual(lang, scope)
+        to_ir = lang.dtype.to_ir
+
+        def whole_to_ir(self: Any, builder: Any) -> Any:
+            if self.name in ("fp8e4b8", "fp8e5b16"):
+                return getattr(builder, f"get_{self.name}_ty")()
+            return to_ir(self, builder)
+
+        scope.set_attr(lang.dtype, "to_ir", whole_to_ir)
+
+    interpreter._patch_lang_core = _patch_lang_core
 
 
 def _no_narrow_arithmetic(interpreter: Any) -> None:
