@@ -18,7 +18,7 @@ pip install --quiet -e '.[test]' -e platforms/torch -e kernels/cpu -e platforms/
 case $(uname -sm) in "Linux x86_64") pip install --quiet --no-deps triton==3.7.1 ;; esac  # PyTorch 2.13's
 pip install --quiet --no-deps -e kernels/triton -e platforms/cuda -e platforms/rocm -e plugins/triton-interpret \
     -e kernels/sycl -e platforms/xpu \
-    -e platforms/xla -e platforms/tpu -e platforms/neuron
+    -e kernels/pallas -e kernels/nki -e platforms/xla -e platforms/tpu -e platforms/neuron
 
 ruff check .
 ruff format --check .
