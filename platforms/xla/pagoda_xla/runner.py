@@ -195,7 +195,8 @@ class XlaRunner:
         shape = self.buckets.choose(len(batch.token_ids), len(batch.slots), widest)
         packed = pack_step(batch, shape, self.block_size, self.config.max_requests)
         hidden = graphs.forward(packed, shape)
-        return XlaStep(self.runtime, batch, *self._sample(sampler, hidden, batch))
+        found = self._sample(sampler, hidden, batch)
+        return XlaStep(self.runtime, batch, self.info.vocab_size, *found)
 
     def _sample(
         self, sampler: SamplerGraphs, hidden: Tensor, batch: ScheduledBatch
@@ -263,6 +264,7 @@ class XlaStep:
 
     runtime: Runtime
     batch: ScheduledBatch
+    vocab_size: int
     sampled: Mapping[str, Tensor]
     scored: list[dict[str, Tensor]]
 
@@ -278,7 +280,9 @@ class XlaStep:
         )
 
     def _wanted_logits(self, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
-        return arrays.get("logits") if self.batch.want_logits else None
+        if not self.batch.want_logits:
+            return None
+        return arrays.get("logits", np.zeros((0, self.vocab_size), np.float32))
 
     def _logprobs(
         self, arrays: Mapping[str, npt.NDArray[Any]], targets: npt.NDArray[Any], count: int
