@@ -28,7 +28,7 @@ GREEDY = SamplingParams(
 
 def test_all_are_listed_by_priority(echo: Path) -> None:
     names = [finding.name for finding in registry.survey()]
-    assert names[-2:] == ["reference", "echo"]
+    assert names.index("reference") < names.index("echo")
     assert not HAVE_CPU or names.index("cpu") < names.index("reference")
 
 
