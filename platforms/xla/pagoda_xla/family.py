@@ -32,6 +32,11 @@ class Runtime(Protocol):
         """A host tensor on the device: cut along ``axis`` among the devices, or whole on each."""
         ...
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A result of the graph being traced, whole on every device, so that the graphs that take
+        it always find it alike."""
+        ...
+
     def filled(
         self,
         shape: Sequence[int],

@@ -69,7 +69,7 @@ class StepGraphs:
         # Models only hand the step through to attention, which here wants its plan alone.
         traced = cast(TorchStep, TracedStep(plans))
         hidden = self.model.forward(token_ids, step.positions, traced)
-        return F.pad(hidden, (0, 0, 0, self.max_tokens - shape.tokens))
+        return self.runtime.whole(F.pad(hidden, (0, 0, 0, self.max_tokens - shape.tokens)))
 
     def copy_blocks(self, copies: Int32) -> None:
         """Copy [C, 2] (source, destination) blocks, by the core's ids."""

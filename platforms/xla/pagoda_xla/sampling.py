@@ -138,16 +138,17 @@ class SamplerGraphs:
         return self._keep(sampler.greedy(self._raw(hidden, picks)), picks)
 
     def _raw(self, hidden: Tensor, picks: Tensor) -> Tensor:
-        return self.model.logits(hidden.index_select(0, picks[0])).float()
+        logits = self.model.logits(hidden.index_select(0, picks[0])).float()
+        return self.runtime.whole(logits)
 
     def _biased(self, scores: Tensor, places: Tensor, values: Tensor) -> Tensor:
-        return sampler.biased(scores, places[0], values[0])
+        return self.runtime.whole(sampler.biased(scores, places[0], values[0]))
 
     def _masked(self, scores: Tensor, words: Tensor) -> Tensor:
-        return sampler.masked(scores, words, self._bits)
+        return self.runtime.whole(sampler.masked(scores, words, self._bits))
 
     def _penalised(self, scores: Tensor, ints: Tensor, strengths: Tensor) -> Tensor:
-        return sampler.penalised(scores, ints[0], ints[1], strengths)
+        return self.runtime.whole(sampler.penalised(scores, ints[0], ints[1], strengths))
 
     def _drawn(self, scores: Tensor, picks: Tensor, numbers: Tensor) -> Tensor:
         return self._keep(sampler.drawn(scores, numbers[0], numbers[1], None), picks)
@@ -159,6 +160,7 @@ class SamplerGraphs:
         return sampler.logprobs_of(logits, targets, min(MOST_ALTERNATIVES, self.vocab_size))
 
     def _keep(self, tokens: Tensor, picks: Tensor) -> Tensor:
+        tokens = self.runtime.whole(tokens)
         self.last_tokens.index_copy_(0, picks[1].long(), tokens)
         return tokens
 

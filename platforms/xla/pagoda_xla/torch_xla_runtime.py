@@ -57,6 +57,9 @@ class TorchXlaRuntime:
     def shard(self, tensor: Tensor, axis: int | None) -> Tensor:
         return self._cut(tensor.to(self.device), axis)
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        return self._cut(tensor, None)
+
     def filled(
         self,
         shape: Sequence[int],

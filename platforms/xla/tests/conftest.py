@@ -42,6 +42,9 @@ class EagerRuntime:
     def shard(self, tensor: Tensor, axis: int | None) -> Tensor:
         return tensor.clone()
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def filled(
         self,
         shape: Sequence[int],
