@@ -47,4 +47,5 @@ check() {
 
 check kernels/pallas kernels/nki platforms/xla platforms/tpu platforms/neuron
 PAGODA_TPU_EMULATE=1 check --pagoda-platform tpu
+PAGODA_TPU_EMULATE=2 check --pagoda-platform tpu -k test_two_devices
 PAGODA_NEURON_EMULATE=1 check --pagoda-platform neuron
