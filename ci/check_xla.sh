@@ -33,8 +33,8 @@ fi
     -e kernels/pallas -e kernels/nki -e platforms/xla -e platforms/tpu -e platforms/neuron
 
 # libtpu must neither ask a cloud where it is nor mind a second process that compiles.  The last line
-# has XLA compile in a third of the time.
-export PJRT_DEVICE=CPU JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1 \
+# has XLA compile in a third of the time.  One process, one number of devices: whoever starts torch-xla first.
+export PJRT_DEVICE=CPU CPU_NUM_DEVICES=1 JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1 \
     TPU_ACCELERATOR_TYPE=v5litepod-4 TPU_WORKER_HOSTNAMES=localhost \
     PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
     XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

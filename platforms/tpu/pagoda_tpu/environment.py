@@ -4,10 +4,9 @@ imported; and the one of ours that has the host's CPU take a TPU's place."""
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 
-from pagoda.platform import InvalidValue, Unavailable
+from pagoda.platform import InvalidValue
 
 EMULATE = "PAGODA_TPU_EMULATE"
 """Number of devices that XLA's CPU backend plays, for tests; unset: real chips only."""
@@ -44,17 +43,3 @@ def variables(chips: list[int], num_chips: int, emulated: int) -> dict[str, str]
         found["TPU_CHIPS_PER_PROCESS_BOUNDS"] = BOUNDS[len(chips)]
         found["TPU_PROCESS_BOUNDS"] = "1,1,1"
     return found
-
-
-def settle(wanted: Mapping[str, str]) -> None:
-    """Put the variables into this process's environment.  Raises Unavailable where torch-xla runs
-    already, with others: a process has one client and one set of devices."""
-    differing = [name for name, value in wanted.items() if os.environ.get(name) != value]
-    if differing and "torch_xla" in sys.modules:
-        name = differing[0]
-        raise Unavailable(
-            f"torch-xla is started in this process with {name}={os.environ.get(name)!r};"
-            f" {wanted[name]!r} is needed",
-            "another process for the other devices",
-        )
-    os.environ.update(wanted)

@@ -11,7 +11,8 @@ from pagoda.platform import (
 )
 from pagoda_tpu.buckets import RULE
 from pagoda_tpu.chips import find_chips
-from pagoda_tpu.environment import num_emulated, settle, variables
+from pagoda_tpu.environment import num_emulated, variables
+from pagoda_xla.environment import settle
 
 BLOCK_SIZE = 32
 CPU_CACHE_BYTES = 1 << 30

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from tiny_model import make_runner
 
-from pagoda_tpu.environment import settle, variables
+from pagoda_tpu.environment import variables
+from pagoda_xla.environment import settle
 from pagoda_xla.graphs import padding
 from pagoda_xla.sampling import NUM_ENTRIES
 

@@ -24,7 +24,8 @@ def torch_xla() -> Any:
     """torch-xla on one device that the CPU plays."""
     if importlib.util.find_spec("torch_xla") is None:
         pytest.skip("torch-xla is not installed here: ci/check_xla.sh has an environment with it")
-    from pagoda_tpu.environment import settle, variables
+    from pagoda_tpu.environment import variables
+    from pagoda_xla.environment import settle
 
     settle(variables([0], 0, 1))
     return importlib.import_module("torch_xla")

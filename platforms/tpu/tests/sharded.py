@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from tiny_model import greedy, make_runner
 
-from pagoda_tpu.environment import settle, variables
+from pagoda_tpu.environment import variables
+from pagoda_xla.environment import settle
 
 
 def main() -> None:

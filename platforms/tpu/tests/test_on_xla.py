@@ -123,7 +123,8 @@ def test_a_value_read_back_while_tracing_is_an_error(torch_xla: Any, runner: Any
 
 
 def test_the_process_keeps_its_devices(torch_xla: Any) -> None:
-    from pagoda_tpu.environment import settle, variables
+    from pagoda_tpu.environment import variables
+    from pagoda_xla.environment import settle
 
     with pytest.raises(Unavailable, match="another process"):
         settle(variables([0], 1, 0))

@@ -11,6 +11,7 @@ import pytest
 
 from pagoda.platform import InvalidValue, ModelInfo, Unavailable
 from pagoda_tpu import chips, devices, environment, plugin
+from pagoda_xla.environment import settle
 
 V5E, V6E, V3 = "0x0063", "0x006f", "0x0027"
 
@@ -149,12 +150,12 @@ def test_environment_of_chips_and_of_their_emulation() -> None:
 def test_a_process_has_one_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"PJRT_DEVICE": "CPU"})
     monkeypatch.delitem(sys.modules, "torch_xla", raising=False)
-    environment.settle({"PJRT_DEVICE": "TPU"})
+    settle({"PJRT_DEVICE": "TPU"})
     assert os.environ["PJRT_DEVICE"] == "TPU"
     monkeypatch.setitem(sys.modules, "torch_xla", sys)
-    environment.settle({"PJRT_DEVICE": "TPU"})
+    settle({"PJRT_DEVICE": "TPU"})
     with pytest.raises(Unavailable, match="another process"):
-        environment.settle({"PJRT_DEVICE": "CPU"})
+        settle({"PJRT_DEVICE": "CPU"})
 
 
 def test_what_is_declared_is_what_buckets_hold() -> None:
