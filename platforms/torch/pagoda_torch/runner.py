@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from pagoda.platform import (
-    PENDING,
     KVCacheSpec,
     KVGroup,
     Logprobs,
@@ -42,6 +41,7 @@ from pagoda_torch.ops import make_ops
 from pagoda_torch.preparing import Preparing
 from pagoda_torch.sampler import DeviceLogprobs, logprobs_of, sample
 from pagoda_torch.step import make_step
+from pagoda_torch.step_checks import StepChecks
 from pagoda_torch.trial import trial_batch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -98,7 +98,7 @@ class TorchRunner:
         self._model: CausalLM | None = None
         self._graphs: DecodeGraphs | None = None
         self._num_blocks = 0
-        self._has_sampled = np.zeros(config.max_requests, np.bool_)  # by slot
+        self._checks = StepChecks(config)
 
     def load(self) -> None:
         config = self.config
@@ -253,24 +253,8 @@ class TorchRunner:
         model = self._model
         if model is None or not self._num_blocks:
             raise PagodaError("submit() before load() and init_kv_cache()")
-        self._check(batch)
+        self._checks.check(batch)
         return TorchStepHandle(self.device.launch(lambda: self._run(model, batch)))
-
-    def _check(self, batch: ScheduledBatch) -> None:
-        """Refuse what is past the limits, or PENDING where nothing is; all on the host."""
-        config = self.config
-        for what, found, most in (
-            ("tokens", len(batch.token_ids), config.max_tokens),
-            ("requests", len(batch.slots), config.max_requests),
-            ("tokens in a sequence", int(batch.seq_lens.max(initial=0)), config.max_model_len),
-        ):
-            if found > most:
-                raise PagodaError(f"a step with {found} {what}, the limit is {most}")
-        self._has_sampled[batch.slots[batch.admitted]] = False
-        pending = batch.token_ids[batch.query_start[1:] - 1] == PENDING
-        if not self._has_sampled[batch.slots[pending]].all():
-            raise PagodaError("a PENDING token in a slot that has sampled nothing")
-        self._has_sampled[batch.slots[batch.sample_rows]] = True
 
     @torch.inference_mode()
     def _run(self, model: CausalLM, batch: ScheduledBatch) -> Mapping[str, Tensor]:

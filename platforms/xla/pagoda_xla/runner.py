@@ -32,9 +32,9 @@ from pagoda_torch.layers.attention import Attention
 from pagoda_torch.layers.context import ModelContext
 from pagoda_torch.loader import load_weights
 from pagoda_torch.models.registry import NATIVE, model_class
+from pagoda_torch.step_checks import StepChecks
 from pagoda_xla.attention import XlaAttention
 from pagoda_xla.buckets import Buckets
-from pagoda_xla.checks import StepChecks
 from pagoda_xla.family import Runtime, XlaFamily
 from pagoda_xla.graphs import StepGraphs, padding
 from pagoda_xla.packing import pack_step
