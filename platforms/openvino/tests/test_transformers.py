@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagoda import registry
+from pagoda import LLM, SamplingParams, registry
 from pagoda.models.info import read_model_info
 from pagoda.platform import BadCheckpoint, RunnerConfig, ScheduledBatch, UnsupportedFeature
 
@@ -93,6 +93,32 @@ def test_the_numbers_of_transformers(
     kinds = [str(node.get_rt_info()["layerType"].value) for node in nodes]
     assert kinds.count("PagedAttention") == 2
     assert kinds.count("RoPE") == (0 if name in ("gpt2", "opt") else 4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_the_greedy_tokens_of_transformers(
+    make_decoder: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    """Through the whole engine: prompts in chunks, beside each other, and preempted for want of
+    blocks."""
+    theirs = make_decoder(name, SERVED[name])
+    rng = np.random.default_rng(7)
+    prompts = [rng.integers(3, 131, size).tolist() for size in (1, 12, 40, 70)]
+    wanted = [
+        theirs.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            **{"do_sample": False, "max_new_tokens": 40, "eos_token_id": None, "pad_token_id": 0},
+        )[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True, detokenize=False)
+    sizes = {"max_num_batched_tokens": 16, "num_blocks": 9}
+    with LLM(str(tmp_path), device="openvino", dtype="float32", show_progress=False, **sizes) as llm:
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = llm.generate(asked, params, use_tqdm=False)
+    assert [output.outputs[0].token_ids for output in outputs] == wanted
+    assert all(len(set(tokens)) > 9 for tokens in wanted)
 
 
 @pytest.mark.parametrize("name", REFUSED)
