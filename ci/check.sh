@@ -29,14 +29,22 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 # What needs an environment of its own is installed and tested beside the rest, its words kept for the end.
 beside=$(mktemp)
-trap 'kill %1 2> /dev/null || true; rm -f "$beside"' EXIT
-for check in xpu xla triton; do bash "ci/check_$check.sh" || exit; done > "$beside" 2>&1 &
+set -m  # a process group, to be stopped as a whole
+(
+    failed=0
+    for check in xpu xla triton; do bash "ci/check_$check.sh" || failed=1; done
+    exit "$failed"
+) > "$beside" 2>&1 &
+trap 'kill -- -$! 2> /dev/null || true; rm -f "$beside"' EXIT
+set +m
 
-python -m pytest "$@"
+failed=0
+python -m pytest "$@" || failed=1
 for platform in reference cpu openvino; do
-    python -m pytest -q --pagoda-platform "$platform"
+    python -m pytest -q --pagoda-platform "$platform" || failed=1
 done
 
-wait %1 && failed=0 || failed=$?
+wait "$!" || failed=1
 cat "$beside"
+[ "$failed" = 0 ] || echo "check: FAILED, see above"
 exit "$failed"

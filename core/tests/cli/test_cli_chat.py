@@ -94,7 +94,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
             closed.append(prompt["prompt"])
 
     monkeypatch.setattr(fake_llm, "stream", interrupted)
-    assert chat(monkeypatch, "a\nb\n") == 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+    try:
+        assert chat(monkeypatch, "a\nb\n") == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().out.splitlines() == ["USE", "USE"]
     assert closed == ["user:a", "user:a|assistant:USE|user:b"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
