@@ -36,7 +36,7 @@ def install() -> None:
     turn_on()
     from triton.runtime import interpreter
 
-    from pagoda_triton_interpret import sanitizer, shortcuts
+    from pagoda_triton_interpret import replay, sanitizer, shortcuts
 
     builder = interpreter.InterpreterBuilder
     if getattr(builder, "is_faithful", False):
@@ -47,6 +47,7 @@ def install() -> None:
     _exact_casts(interpreter)
     _no_narrow_arithmetic(interpreter)
     sanitizer.watch(interpreter)
+    replay.install(interpreter)
 
 
 @contextmanager
@@ -85,6 +86,8 @@ def _narrow() -> set[Any]:
 
 def _converted(data: np.ndarray, source: torch.dtype, target: torch.dtype) -> np.ndarray:
     """Bit patterns of one type to those of another as torch rounds, which is as hardware does."""
+    if (source, target) == (torch.bfloat16, torch.float32):
+        return (data.astype(np.uint32) << 16).view(np.float32)
     raw = np.array(data, order="C").reshape(-1)
     found = torch.from_numpy(raw).view(source).to(target)
     words = {1: torch.uint8, 2: torch.uint16 if target == torch.bfloat16 else torch.float16}

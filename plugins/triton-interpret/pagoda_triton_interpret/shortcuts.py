@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import triton.language as tl
 from triton.language.semantic import TritonSemantic
 
@@ -15,6 +16,7 @@ def install(interpreter: Any) -> None:
         sanitize_overflow=False  # or every sum is computed twice, and looked at by nobody
     )
     _keep_types(interpreter)
+    _make_handles_plainly(interpreter)
     _no_broadcast_of_like_shapes()
     _patch_the_language_once(interpreter)
 
@@ -48,6 +50,26 @@ def _keep_types(interpreter: Any) -> None:
     interpreter._get_np_dtype = _get_np_dtype
     tl.core.block_type.__init__ = make_kept_block
     tl.core.tensor.__init__ = make_tensor
+
+
+def _make_handles_plainly(interpreter: Any) -> None:
+    """Without holding each array to its type's size, and without NumPy's detours."""
+    handle, builder = interpreter.TensorHandle, interpreter.InterpreterBuilder
+
+    def make_handle(self: Any, data: Any, dtype: Any) -> None:
+        self.data, self.dtype, self.attr = data, dtype, {}
+
+    def create_expand_dims(self: Any, arg: Any, axis: int) -> Any:
+        shape = arg.data.shape
+        return handle(arg.data.reshape((*shape[:axis], 1, *shape[axis:])), arg.dtype.scalar)
+
+    def create_broadcast(self: Any, arg: Any, shape: Any) -> Any:
+        data = np.empty(shape, arg.data.dtype)
+        data[...] = arg.data
+        return handle(data, arg.dtype.scalar)
+
+    handle.__init__ = make_handle
+    builder.create_expand_dims, builder.create_broadcast = create_expand_dims, create_broadcast
 
 
 def _no_broadcast_of_like_shapes() -> None:
