@@ -63,6 +63,17 @@ struct Packed {
     }
 };
 
+// Bytes that a panel's outputs take for one input.
+constexpr int64_t input_bytes(Weight weight) {
+    switch (weight) {
+        case Weight::f32: return panel_width * 4;
+        case Weight::bf16:
+        case Weight::fp16: return panel_width * 2;
+        case Weight::int8: return panel_width;
+        default: return panel_width / 2;
+    }
+}
+
 // Bytes (int4: half bytes) into a panel of one weight.
 inline int64_t place_of(int step, int64_t input, int output) {
     return (input / step * panel_width + output) * step + input % step;

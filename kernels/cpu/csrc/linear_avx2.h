@@ -18,15 +18,17 @@ inline __m256i all_i32(const void* p) {
 
 // sum += products of 16-bit pairs.  Assembly, for GCC puts all the products first and the sums that have
 // no register left into memory.
-inline void add_products(__m256i& sum, __m256i numbers, __m256i pair) {
+PAGODA_INLINE inline __m256i add_products(__m256i sum, __m256i numbers, __m256i pair) {
     __m256i products;
     __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=x"(products) : "x"(numbers), "x"(pair));
+    return sum;
 }
 
 // The same of 8-bit fours, each half a 16-bit sum.
-inline void add_byte_products(__m256i& sum, __m256i numbers, __m256i four) {
+PAGODA_INLINE inline __m256i add_byte_products(__m256i sum, __m256i numbers, __m256i four) {
     __m256i products;
     __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=x"(products) : "x"(numbers), "x"(four));
+    return sum;
 }
 
 // sums += scale * whole, of 8 numbers
@@ -36,7 +38,7 @@ inline void add_scaled(float* sums, __m256i whole, __m256 scale) {
 
 struct Int8Mode {
     using Stored = int8_t;
-    using Expanded = int16_t;
+    using Expanded = int8_t;  // widening is done beside the products, by units that they leave free
     static constexpr bool always_expands = false;
     static constexpr int rows = 6;
     static constexpr int panels(int r) { return r == 1 ? 4 : r <= 3 ? 2 : 1; }
@@ -48,51 +50,36 @@ struct Int8Mode {
         return rounded_inputs<int16_t>(packed, x, rows, group_int8, 32767);
     }
 
-    static void expand(const Packed& packed, int64_t panel, int64_t begin, int64_t end, int16_t* to) {
-        const char* from = packed.panel(panel) + begin * panel_width;
-        for (int64_t i = 0; i < (end - begin) * panel_width; i += 16)
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), load(reinterpret_cast<const int8_t*>(from + i)));
-    }
-
-    static __m256i load(const int8_t* p) {
+    static __m256i load(const char* p) {
         return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }
-    static __m256i load(const int16_t* p) { return load_i(p); }
 
     template <int R, int P, class E>
     static void tile(const Tile& t) {
+        constexpr int V = P * 2;
         const int16_t* x = t.x.template row<int16_t>(t.row) + t.begin;
-        const int64_t stride = t.x.stride;
-        const E* w[P];
-        for (int p = 0; p < P; ++p) w[p] = reinterpret_cast<const E*>(t.weights + p * t.panel_stride);
-        const int64_t count = t.end - t.begin;
+        const int64_t stride = t.x.stride, count = t.end - t.begin;
         for (int64_t first = 0; first < count; first += group_int8) {
             const int64_t last = std::min(count, first + group_int8);
-            __m256i sums[R][P * 2];
-#pragma GCC unroll 32
-            for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-                for (int j = 0; j < P * 2; ++j) sums[r][j] = _mm256_setzero_si256();
+            __m256i sums[R * V];
+            unrolled<R * V>([&](auto i) PAGODA_INLINE { sums[i] = _mm256_setzero_si256(); });
             for (int64_t k = first; k < last; k += 2) {
-                __m256i numbers[P * 2];
-#pragma GCC unroll 32
-                for (int p = 0; p < P; ++p) {
-                    if constexpr (R <= 2) __builtin_prefetch(w[p] + (k + 64) * panel_width);
-                    numbers[p * 2] = load(w[p] + k * panel_width);
-                    numbers[p * 2 + 1] = load(w[p] + k * panel_width + 16);
-                }
-#pragma GCC unroll 32
-                for (int r = 0; r < R; ++r) {
-                    const __m256i pair = all_i32(x + r * stride + k);
-#pragma GCC unroll 32
-                    for (int j = 0; j < P * 2; ++j) add_products(sums[r][j], numbers[j], pair);
-                }
+                unrolled<P>([&](auto p) PAGODA_INLINE {
+                    const int64_t at = p * t.panel_stride + k * panel_width;
+                    __builtin_prefetch(t.ahead + at);
+                    const __m256i low = load(t.weights + at), high = load(t.weights + at + 16);
+                    unrolled<R>([&](auto r) PAGODA_INLINE {
+                        constexpr int i = r * V + p * 2;
+                        const __m256i pair = all_i32(x + r * stride + k);
+                        sums[i] = add_products(sums[i], low, pair);
+                        sums[i + 1] = add_products(sums[i + 1], high, pair);
+                    });
+                });
             }
-            for (int r = 0; r < R; ++r) {
+            unrolled<R>([&](auto r) PAGODA_INLINE {
                 const __m256 scale = _mm256_set1_ps(t.x.scales[(t.row + r) * t.x.groups + (t.begin + first) / group_int8]);
-#pragma GCC unroll 32
-                for (int j = 0; j < P * 2; ++j) add_scaled(t.sums + r * tile_stride + j * 8, sums[r][j], scale);
-            }
+                unrolled<V>([&](auto j) PAGODA_INLINE { add_scaled(t.sums + r * tile_stride + j * 8, sums[r * V + j], scale); });
+            });
         }
     }
 };
@@ -124,80 +111,65 @@ struct Int4Mode {
         }
     }
 
-    // numbers[step][half]: inputs 0 to 3 and 4 to 7 of eight, outputs 0 to 7 and 8 to 15
+    // numbers[i * 2 + half]: inputs 0 to 3 and 4 to 7 of eight, outputs 0 to 7 and 8 to 15
     template <class E>
-    static void load_eight(const char* w, __m256i (&numbers)[2][2]) {
-        for (int half = 0; half < 2; ++half) {
+    PAGODA_INLINE static void load_eight(const char* w, __m256i (&numbers)[4]) {
+        unrolled<2>([&](auto half) PAGODA_INLINE {
             if constexpr (std::is_same<E, uint8_t>::value) {
-                numbers[0][half] = load_i(w + half * 32);
-                numbers[1][half] = load_i(w + 64 + half * 32);
+                numbers[half] = load_i(w + half * 32);
+                numbers[2 + half] = load_i(w + 64 + half * 32);
             } else {
                 const __m256i both = load_i(w + half * 32), low = _mm256_set1_epi8(15);
-                numbers[0][half] = _mm256_and_si256(both, low);
-                numbers[1][half] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                numbers[half] = _mm256_and_si256(both, low);
+                numbers[2 + half] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
             }
-        }
+        });
     }
 
     template <int R, int P, class E>
     static void tile(const Tile& t) {
         constexpr int bytes = std::is_same<E, uint8_t>::value ? 16 : 8;  // an input of a panel
+        constexpr int V = P * 2;
         const int8_t* x = t.x.template row<int8_t>(t.row) + t.begin;
         const int64_t stride = t.x.stride, count = t.end - t.begin;
-        const __m256i ones = _mm256_set1_epi16(1);
         for (int64_t first = 0; first < count; first += group_int4) {
             const int64_t last = std::min(count, first + group_int4), group = (t.begin + first) / group_int4;
-            __m256i sums[R][P * 2];
-#pragma GCC unroll 32
-            for (int r = 0; r < R; ++r) {
+            __m256i sums[R * V];
+            unrolled<R>([&](auto r) PAGODA_INLINE {
                 const int32_t zero = -int4_zero * t.x.sums[(t.row + r) * t.x.groups + group];
-#pragma GCC unroll 32
-                for (int j = 0; j < P * 2; ++j) sums[r][j] = _mm256_set1_epi32(zero);
-            }
+                unrolled<V>([&](auto j) PAGODA_INLINE { sums[r * V + j] = _mm256_set1_epi32(zero); });
+            });
             for (int64_t part = first; part < last; part += 32) {
                 // 8 * 15 * 127 * 2 is below 2^15: so many products are summed in 16 bits
-                __m256i few[R][P * 2];
-#pragma GCC unroll 32
-                for (int step = 0; step < 4; ++step) {
+                __m256i few[R * V];
+                unrolled<R * V>([&](auto i) PAGODA_INLINE { few[i] = _mm256_setzero_si256(); });
+                unrolled<4>([&](auto step) PAGODA_INLINE {
                     const int64_t k = part + step * 8;
-#pragma GCC unroll 32
-                    for (int p = 0; p < P; ++p) {
-                        const char* w = t.weights + p * t.panel_stride + k * bytes;
-                        if constexpr (R <= 2) __builtin_prefetch(w + 1024);
-                        __m256i numbers[2][2];
-                        load_eight<E>(w, numbers);
-#pragma GCC unroll 32
-                        for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-                            for (int i = 0; i < 2; ++i) {
-                                const __m256i four = all_i32(x + r * stride + k + i * 4);
-#pragma GCC unroll 2
-                                for (int half = 0; half < 2; ++half) {
-                                    __m256i& sum = few[r][p * 2 + half];
-                                    if (step == 0 && i == 0) sum = _mm256_maddubs_epi16(numbers[i][half], four);
-                                    else add_byte_products(sum, numbers[i][half], four);
-                                }
-                            }
-                        }
-                    }
-                }
-#pragma GCC unroll 32
-                for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-                    for (int j = 0; j < P * 2; ++j)
-                        sums[r][j] = _mm256_add_epi32(sums[r][j], _mm256_madd_epi16(few[r][j], ones));
+                    unrolled<P>([&](auto p) PAGODA_INLINE {
+                        __builtin_prefetch(t.ahead + p * int64_t(t.packed.panel_bytes) + k * 8);
+                        __m256i numbers[4];
+                        load_eight<E>(t.weights + p * t.panel_stride + k * bytes, numbers);
+                        unrolled<R * 2>([&](auto i) PAGODA_INLINE {
+                            constexpr int r = i / 2, quad = i % 2, at = r * V + p * 2;
+                            const __m256i four = all_i32(x + r * stride + k + quad * 4);
+                            few[at] = add_byte_products(few[at], numbers[quad * 2], four);
+                            few[at + 1] = add_byte_products(few[at + 1], numbers[quad * 2 + 1], four);
+                        });
+                    });
+                });
+                const __m256i ones = _mm256_set1_epi16(1);
+                unrolled<R * V>([&](auto i) PAGODA_INLINE { sums[i] = add_products(sums[i], few[i], ones); });
             }
-#pragma GCC unroll 32
-            for (int p = 0; p < P; ++p) {
+            unrolled<P>([&](auto p) PAGODA_INLINE {
                 const bf16* scales = t.packed.group_scales(t.panel + p) + group * panel_width;
                 const __m256 low = Vec::load(scales).v, high = Vec::load(scales + 8).v;
-                for (int r = 0; r < R; ++r) {
+                unrolled<R>([&](auto r) PAGODA_INLINE {
                     const __m256 scale = _mm256_set1_ps(t.x.scales[(t.row + r) * t.x.groups + group]);
                     float* to = t.sums + r * tile_stride + p * panel_width;
-                    add_scaled(to, sums[r][p * 2], _mm256_mul_ps(low, scale));
-                    add_scaled(to + 8, sums[r][p * 2 + 1], _mm256_mul_ps(high, scale));
-                }
-            }
+                    add_scaled(to, sums[r * V + p * 2], _mm256_mul_ps(low, scale));
+                    add_scaled(to + 8, sums[r * V + p * 2 + 1], _mm256_mul_ps(high, scale));
+                });
+            });
         }
     }
 };

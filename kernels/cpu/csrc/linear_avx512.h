@@ -29,33 +29,25 @@ struct PairMode {
 
     template <int R, int P, class E>
     static void tile(const Tile& t) {
-        __m512 sums[R][P];
-#pragma GCC unroll 32
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-            for (int p = 0; p < P; ++p) sums[r][p] = _mm512_loadu_ps(t.sums + r * tile_stride + p * panel_width);
+        __m512 sums[R * P];
+        unrolled<R * P>([&](auto i) PAGODA_INLINE { sums[i] = _mm512_loadu_ps(t.sums + i / P * tile_stride + i % P * panel_width); });
         const bf16* x = t.x.template row<bf16>(t.row) + t.begin;
         const int64_t stride = t.x.stride, count = t.end - t.begin;
         for (int64_t k = 0; k < count; k += 2) {
             __m512i numbers[P];
-#pragma GCC unroll 32
-            for (int p = 0; p < P; ++p) {
-                const char* w = t.weights + p * t.panel_stride + k * panel_width * 2;
-                if constexpr (R <= 2) __builtin_prefetch(w + 2048);
-                numbers[p] = load_i(w);
-            }
-#pragma GCC unroll 32
-            for (int r = 0; r < R; ++r) {
-                const __m512i pair = all_i32(x + r * stride + k);
-#pragma GCC unroll 32
-                for (int p = 0; p < P; ++p)
-                    sums[r][p] = _mm512_dpbf16_ps(sums[r][p], bit_cast<__m512bh>(numbers[p]), bit_cast<__m512bh>(pair));
-            }
+            unrolled<P>([&](auto p) PAGODA_INLINE {
+                const int64_t at = p * t.panel_stride + k * panel_width * 2;
+                __builtin_prefetch(t.ahead + at);
+                numbers[p] = load_i(t.weights + at);
+            });
+            unrolled<R>([&](auto r) PAGODA_INLINE {
+                const auto pair = bit_cast<__m512bh>(all_i32(x + r * stride + k));
+                unrolled<P>([&](auto p) PAGODA_INLINE {
+                    sums[r * P + p] = _mm512_dpbf16_ps(sums[r * P + p], bit_cast<__m512bh>(numbers[p]), pair);
+                });
+            });
         }
-#pragma GCC unroll 32
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-            for (int p = 0; p < P; ++p) _mm512_storeu_ps(t.sums + r * tile_stride + p * panel_width, sums[r][p]);
+        unrolled<R * P>([&](auto i) PAGODA_INLINE { _mm512_storeu_ps(t.sums + i / P * tile_stride + i % P * panel_width, sums[i]); });
     }
 };
 
@@ -90,7 +82,7 @@ struct FourMode {
 
     // Inputs 0 to 3 and 4 to 7 of eight.
     template <class E>
-    static void load_eight(const char* w, __m512i (&numbers)[2]) {
+    PAGODA_INLINE static void load_eight(const char* w, __m512i* numbers) {
         if constexpr (std::is_same<E, uint8_t>::value) {
             numbers[0] = load_i(w);
             numbers[1] = load_i(w + 64);
@@ -104,48 +96,41 @@ struct FourMode {
     template <int R, int P, class E>
     static void tile(const Tile& t) {
         constexpr int bytes = std::is_same<E, uint8_t>::value ? 16 : 8;  // an input of a panel
+        constexpr int stored = int(input_bytes(Kind));
         const int8_t* x = t.x.template row<int8_t>(t.row) + t.begin;
         const int64_t stride = t.x.stride, count = t.end - t.begin;
         for (int64_t first = 0; first < count; first += group) {
             const int64_t last = std::min(count, first + group), g = (t.begin + first) / group;
-            __m512i sums[R][P];
-#pragma GCC unroll 32
-            for (int r = 0; r < R; ++r) {
+            __m512i sums[R * P];
+            unrolled<R>([&](auto r) PAGODA_INLINE {
                 const __m512i start = _mm512_set1_epi32(-zero * t.x.sums[(t.row + r) * t.x.groups + g]);
-#pragma GCC unroll 32
-                for (int p = 0; p < P; ++p) sums[r][p] = start;
-            }
+                unrolled<P>([&](auto p) PAGODA_INLINE { sums[r * P + p] = start; });
+            });
             for (int64_t k = first; k < last; k += 8) {
-                __m512i numbers[P][2];
-#pragma GCC unroll 32
-                for (int p = 0; p < P; ++p) {
-                    const char* w = t.weights + p * t.panel_stride + k * bytes;
-                    if constexpr (R <= 2) {
-                        __builtin_prefetch(w + 1024);
-                        if constexpr (bytes == 16) __builtin_prefetch(w + 1024 + 64);
-                    }
-                    load_eight<E>(w, numbers[p]);
-                }
-#pragma GCC unroll 2
-                for (int i = 0; i < 2; ++i)
-#pragma GCC unroll 32
-                    for (int r = 0; r < R; ++r) {
-                        const __m512i four = all_i32(x + r * stride + k + i * 4);
-#pragma GCC unroll 32
-                        for (int p = 0; p < P; ++p) sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], numbers[p][i], four);
-                    }
+                __m512i numbers[P * 2];
+                unrolled<P>([&](auto p) PAGODA_INLINE {
+                    const char* ahead = t.ahead + p * int64_t(t.packed.panel_bytes) + k * stored;
+                    __builtin_prefetch(ahead);
+                    if constexpr (stored == 16) __builtin_prefetch(ahead + 64);
+                    load_eight<E>(t.weights + p * t.panel_stride + k * bytes, numbers + p * 2);
+                });
+                unrolled<2 * R>([&](auto i) PAGODA_INLINE {
+                    constexpr int half = i / R, r = i % R;
+                    const __m512i four = all_i32(x + r * stride + k + half * 4);
+                    unrolled<P>([&](auto p) PAGODA_INLINE {
+                        sums[r * P + p] = _mm512_dpbusd_epi32(sums[r * P + p], numbers[p * 2 + half], four);
+                    });
+                });
             }
-#pragma GCC unroll 32
-            for (int p = 0; p < P; ++p) {
+            unrolled<P>([&](auto p) PAGODA_INLINE {
                 __m512 own = _mm512_set1_ps(1);
                 if constexpr (!wide) own = Vec::load(t.packed.group_scales(t.panel + p) + g * panel_width).v;
-#pragma GCC unroll 32
-                for (int r = 0; r < R; ++r) {
+                unrolled<R>([&](auto r) PAGODA_INLINE {
                     const __m512 scale = _mm512_mul_ps(own, _mm512_set1_ps(t.x.scales[(t.row + r) * t.x.groups + g]));
                     float* to = t.sums + r * tile_stride + p * panel_width;
-                    _mm512_storeu_ps(to, _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums[r][p]), _mm512_loadu_ps(to)));
-                }
-            }
+                    _mm512_storeu_ps(to, _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums[r * P + p]), _mm512_loadu_ps(to)));
+                });
+            });
         }
     }
 };

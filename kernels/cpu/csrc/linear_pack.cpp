@@ -23,17 +23,6 @@ int64_t padded_inputs(Weight weight, int64_t inputs) {
     }
 }
 
-size_t bytes_of_numbers(Weight weight, int64_t depth) {
-    const size_t numbers = size_t(depth) * panel_width;
-    switch (weight) {
-        case Weight::f32: return numbers * 4;
-        case Weight::bf16:
-        case Weight::fp16: return numbers * 2;
-        case Weight::int8: return numbers;
-        default: return numbers / 2;
-    }
-}
-
 size_t bytes_of_scales(Weight weight, int64_t depth) {
     if (weight == Weight::int8) return panel_width * sizeof(float);
     if (weight == Weight::int4) return size_t(round_up(depth, group_int4) / group_int4) * panel_width * sizeof(bf16);
@@ -170,7 +159,7 @@ Packed::Packed(Weight weight, int64_t outputs, int64_t inputs)
       inputs(inputs),
       depth(padded_inputs(weight, inputs)),
       panels((outputs + panel_width - 1) / panel_width),
-      scales_at(size_t(round_up(int64_t(bytes_of_numbers(weight, depth)), 64))),
+      scales_at(size_t(round_up(input_bytes(weight) * depth, 64))),
       panel_bytes(scales_at + size_t(round_up(int64_t(bytes_of_scales(weight, depth)), 64))),
       memory(size_t(panels) * panel_bytes) {}
 

@@ -7,10 +7,12 @@
 #pragma once
 
 #include "linear_inputs.h"
+#include "unrolled.h"
 
 namespace pagoda::linear {
 
 constexpr int tile_stride = unit_panels * panel_width;
+constexpr int64_t fetch_ahead = 2048;  // bytes before they are multiplied, where weights pass once
 
 struct Tile {
     const Inputs& x;
@@ -21,6 +23,7 @@ struct Tile {
     int64_t panel;
     int64_t begin, end;
     float* sums;  // [rows][tile_stride]
+    const char* ahead;  // packed weights to fetch meanwhile, as many as are multiplied
 };
 
 template <int Most, class F>
@@ -41,6 +44,7 @@ void sweep_panels(Tile tile, int count) {
         moved.weights += offset * tile.panel_stride;
         moved.panel += offset;
         moved.sums += offset * panel_width;
+        moved.ahead += offset * int64_t(tile.packed.panel_bytes);
         return moved;
     };
     for (; i + P <= count; i += P) Mode::template tile<R, P, E>(at(i));
@@ -65,7 +69,8 @@ void unit_product(const Packed& packed, const Inputs& x, int64_t panel, int coun
     std::memset(sums, 0, size_t(rows) * tile_stride * sizeof(float));
     if constexpr (!Mode::always_expands) {
         if (rows <= Mode::rows) {
-            const Tile tile{x, row, packed.panel(panel), int64_t(packed.panel_bytes), packed, panel, 0, packed.depth, sums};
+            const char* first = packed.panel(panel);
+            const Tile tile{x, row, first, int64_t(packed.panel_bytes), packed, panel, 0, packed.depth, sums, first + fetch_ahead};
             return sweep_rows<Mode, typename Mode::Stored>(tile, count, rows);
         }
     }
@@ -73,20 +78,21 @@ void unit_product(const Packed& packed, const Inputs& x, int64_t panel, int coun
     constexpr int together = Mode::panels(Mode::rows);
     const int64_t room = Mode::block * panel_width * int64_t(sizeof(Expanded));
     char* work = static_cast<char*>(scratch(slot_expanded, size_t(room) * together));
+    const auto stored = [&](int i, int64_t begin) { return packed.panel(panel + i) + begin * input_bytes(packed.weight); };
     for (int64_t begin = 0; begin < packed.depth; begin += Mode::block) {
         const int64_t end = std::min(packed.depth, begin + Mode::block);
         for (int i = 0; i < count; i += together) {
             const int now = std::min(together, count - i);
-            const char* first = work;
+            const char *first = work, *ahead = i + now < count ? stored(i + now, begin) : stored(0, end);
             int64_t stride = room;
             if constexpr (std::is_same<Expanded, typename Mode::Stored>::value) {
-                first = packed.panel(panel + i) + begin * panel_width * int64_t(sizeof(Expanded));
+                first = stored(i, begin);
                 stride = int64_t(packed.panel_bytes);
             } else {
                 for (int p = 0; p < now; ++p)
                     Mode::expand(packed, panel + i + p, begin, end, reinterpret_cast<Expanded*>(work + p * room));
             }
-            const Tile tile{x, row, first, stride, packed, panel + i, begin, end, sums + i * panel_width};
+            const Tile tile{x, row, first, stride, packed, panel + i, begin, end, sums + i * panel_width, ahead};
             sweep_rows<Mode, Expanded>(tile, now, rows);
         }
     }
@@ -96,14 +102,15 @@ void unit_product(const Packed& packed, const Inputs& x, int64_t panel, int coun
 template <class T>
 struct FloatMode {
     using Stored = T;
-    using Expanded = float;
+    // Registers of 4 lack room for enough rows to hide the widening.
+    using Expanded = std::conditional_t<Vec::W == 4, float, T>;
     static constexpr bool always_expands = false;
     static constexpr int V = panel_width / Vec::W;
     static constexpr int rows = Vec::W == 4 ? 2 : 6;
     static constexpr int panels(int r) {
         return Vec::W == 16 ? 4 : Vec::W == 4 ? 1 : r == 1 ? 4 : r <= 3 ? 2 : 1;
     }
-    static constexpr int64_t block = 256;
+    static constexpr int64_t block = 512 / int64_t(sizeof(T));  // 8 KB, and the next
 
     template <class X>
     static Inputs inputs(const Packed& packed, const X* x, int64_t rows) {
@@ -117,35 +124,24 @@ struct FloatMode {
 
     template <int R, int P, class E>
     static void tile(const Tile& t) {
-        Vec sums[R][P * V];
-#pragma GCC unroll 32
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-            for (int j = 0; j < P * V; ++j) sums[r][j] = Vec::load(t.sums + r * tile_stride + j * Vec::W);
+        constexpr int N = P * V;
+        Vec sums[R * N];
+        unrolled<R * N>([&](auto i) PAGODA_INLINE { sums[i] = Vec::load(t.sums + i / N * tile_stride + i % N * Vec::W); });
         const float* x = t.x.template row<float>(t.row) + t.begin;
-        const int64_t stride = t.x.stride;
-        const E* w[P];
-        for (int p = 0; p < P; ++p) w[p] = reinterpret_cast<const E*>(t.weights + p * t.panel_stride);
-        const int64_t count = t.end - t.begin;
+        const int64_t stride = t.x.stride, count = t.end - t.begin, bytes = input_bytes(t.packed.weight);
         for (int64_t k = 0; k < count; ++k) {
-            Vec numbers[P * V];
-#pragma GCC unroll 32
-            for (int p = 0; p < P; ++p) {
-                if constexpr (R <= 2) __builtin_prefetch(w[p] + (k + 32) * panel_width);
-#pragma GCC unroll 32
-                for (int v = 0; v < V; ++v) numbers[p * V + v] = Vec::load(w[p] + k * panel_width + v * Vec::W);
-            }
-#pragma GCC unroll 32
-            for (int r = 0; r < R; ++r) {
-                const Vec one = Vec::all(x[r * stride + k]);
-#pragma GCC unroll 32
-                for (int j = 0; j < P * V; ++j) sums[r][j] = fma(one, numbers[j], sums[r][j]);
-            }
+            unrolled<P>([&](auto p) PAGODA_INLINE {
+                __builtin_prefetch(t.ahead + p * int64_t(t.packed.panel_bytes) + k * bytes);
+                const E* w = reinterpret_cast<const E*>(t.weights + p * t.panel_stride) + k * panel_width;
+                Vec numbers[V];
+                unrolled<V>([&](auto v) PAGODA_INLINE { numbers[v] = Vec::load(w + v * Vec::W); });
+                unrolled<R * V>([&](auto i) PAGODA_INLINE {
+                    constexpr int r = i / V, at = r * N + p * V + i % V;
+                    sums[at] = fma(Vec::all(x[r * stride + k]), numbers[i % V], sums[at]);
+                });
+            });
         }
-#pragma GCC unroll 32
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-            for (int j = 0; j < P * V; ++j) sums[r][j].store(t.sums + r * tile_stride + j * Vec::W);
+        unrolled<R * N>([&](auto i) PAGODA_INLINE { sums[i].store(t.sums + i / N * tile_stride + i % N * Vec::W); });
     }
 };
 
