@@ -43,8 +43,13 @@ def pagoda_probe() -> list[DeviceInfo]:
         raise Unavailable("PyTorch is not installed", "pip install 'pagoda-llm[cpu]'")
     if find_spec("pagoda_kernels_cpu") is None:
         raise Unavailable("its kernels are not installed", "pip install pagoda-kernels-cpu")
+    try:
+        from pagoda_kernels_cpu import LEVEL
+    except (RuntimeError, ValueError) as error:
+        raise Unavailable(f"its kernels cannot run: {error}", "unset PAGODA_CPU_ISA") from error
     total, _ = hardware.memory()
     details = {
+        "kernels": LEVEL,
         "cores": str(hardware.num_cores()),
         "isa": " ".join(hardware.isa_flags()) or "unknown",
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,15 @@ def test_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.num_threads(None) == 1
     with pytest.raises(InvalidValue, match="cpu_threads=0"):
         hardware.num_threads(0)
+
+
+def test_a_level_that_the_cpu_lacks_is_said_by_the_probe() -> None:
+    environment = dict(os.environ, PAGODA_CPU_ISA="sse9")
+    told = subprocess.run(
+        [sys.executable, "-c", "from pagoda_cpu.plugin import pagoda_probe; pagoda_probe()"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "Unavailable: its kernels cannot run: PAGODA_CPU_ISA='sse9'" in told.stderr
+    assert "unset PAGODA_CPU_ISA" in told.stderr
