@@ -5,6 +5,8 @@ attention knows where a request begins."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import openvino as ov
 from openvino import opset13 as op
@@ -61,14 +63,14 @@ class _Builder:
     def model(self) -> ov.Model:
         shape = self.shape
         size = (shape.vocab_size, shape.hidden)
-        table = self.weights.matrix("model.embed_tokens.weight", size)
+        table = self.weights.matrix({"model.embed_tokens.weight": size})
         x = op.gather(table, op.unsqueeze(self.token_ids, ints(1)), ints(0))  # [T, 1, hidden]
         for layer in range(shape.num_layers):
             at = f"model.layers.{layer}."
             x = op.add(x, self._attention(layer, self._norm(x, f"{at}input_layernorm")))
             x = op.add(x, self._mlp(f"{at}mlp.", self._norm(x, f"{at}post_attention_layernorm")))
         x = op.gather(self._norm(x, "model.norm"), self.logit_rows, ints(0))
-        head = table if shape.tied else self.weights.matrix("lm_head.weight", size)
+        head = table if shape.tied else self.weights.matrix({"lm_head.weight": size})
         logits = op.reshape(op.matmul(x, head, False, True), ints([-1, shape.vocab_size]), False)
         logits.output(0).get_tensor().set_names({"logits"})
         inputs = [self.token_ids, self.positions, self.logit_rows, *self.step.values()]
@@ -77,10 +79,10 @@ class _Builder:
     def _attention(self, layer: int, x: ov.Node) -> ov.Node:
         shape, at = self.shape, f"model.layers.{layer}.self_attn."
         dim, num_heads, num_kv_heads = shape.head_dim, shape.num_heads, shape.num_kv_heads
-        biased = shape.qkv_bias
-        query = self._linear(x, f"{at}q_proj", num_heads * dim, shape.hidden, biased)
-        key = self._linear(x, f"{at}k_proj", num_kv_heads * dim, shape.hidden, biased)
-        value = self._linear(x, f"{at}v_proj", num_kv_heads * dim, shape.hidden, biased)
+        widths = [num_heads * dim, num_kv_heads * dim, num_kv_heads * dim]
+        rows = dict(zip((f"{at}{kind}_proj" for kind in "qkv"), widths, strict=True))
+        parts = op.variadic_split(self._linear(x, rows, shape.qkv_bias), ints(2), ints(widths))
+        query, key, value = parts.outputs()
         query, key = self._heads(query, num_heads), self._heads(key, num_kv_heads)
         if shape.qk_norm:
             query = self._norm(query, f"{at}q_norm", dim)
@@ -98,28 +100,34 @@ class _Builder:
             Heads(num_heads, num_kv_heads, dim, shape.windows[layer]),
         )
         mixed = op.reshape(mixed, ints([-1, 1, num_heads * dim]), False)
-        return self._linear(mixed, f"{at}o_proj", shape.hidden, num_heads * dim, shape.o_bias)
+        return self._linear(mixed, {f"{at}o_proj": shape.hidden}, shape.o_bias)
 
     def _mlp(self, at: str, x: ov.Node) -> ov.Node:
         hidden, inner, biased = self.shape.hidden, self.shape.intermediate, self.shape.mlp_bias
-        gate = self._linear(x, f"{at}gate_proj", inner, hidden, biased)
-        up = self._linear(x, f"{at}up_proj", inner, hidden, biased)
+        gate = self._linear(x, {f"{at}gate_proj": inner}, biased)
+        up = self._linear(x, {f"{at}up_proj": inner}, biased)
         # op.swish would keep OpenVINO from computing the whole MLP as one operation.
         mixed = op.multiply(op.multiply(gate, op.sigmoid(gate)), up)
-        return self._linear(mixed, f"{at}down_proj", hidden, inner, biased)
+        return self._linear(mixed, {f"{at}down_proj": hidden}, biased)
 
-    def _heads(self, x: ov.Node, count: int) -> ov.Node:
+    def _heads(self, x: ov.Output, count: int) -> ov.Node:
         return op.reshape(x, ints([0, count, 1, self.shape.head_dim]), True)
 
-    def _linear(self, x: ov.Node, name: str, rows: int, columns: int, biased: bool) -> ov.Node:
-        y = op.matmul(x, self.weights.matrix(f"{name}.weight", (rows, columns)), False, True)
-        return op.add(y, self.weights.vector(f"{name}.bias", rows)) if biased else y
+    def _linear(self, x: ov.Node, rows: Mapping[str, int], biased: bool) -> ov.Node:
+        """x [T, 1, C] times matrices of so many rows each, their results end to end."""
+        columns = x.output(0).get_partial_shape()[2].get_length()
+        sizes = {f"{name}.weight": (count, columns) for name, count in rows.items()}
+        weight = self.weights.matrix(sizes)
+        y = op.matmul(x, weight, False, True)
+        if not biased:
+            return y
+        return op.add(y, self.weights.vector({f"{name}.bias": n for name, n in rows.items()}))
 
     def _norm(self, x: ov.Node, name: str, size: int | None = None) -> ov.Node:
         square = op.power(x, _scalar(2))
         mean = op.reduce_mean(square, ints([-1]), keep_dims=True)
         scale = op.divide(_scalar(1), op.sqrt(op.add(mean, _scalar(self.shape.norm_eps))))
-        weight = self.weights.vector(f"{name}.weight", size or self.shape.hidden)
+        weight = self.weights.vector({f"{name}.weight": size or self.shape.hidden})
         return op.multiply(weight, op.multiply(x, scale))
 
 

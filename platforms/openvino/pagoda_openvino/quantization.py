@@ -7,6 +7,7 @@ int4   a scale for each 128 columns of each row (all columns where 128 does not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,7 @@ from openvino import opset13 as op
 from pagoda.models.weights import RawTensor
 from pagoda_openvino import machine
 from pagoda_openvino.rope import ints
-from pagoda_openvino.scratch import Scratch
-from pagoda_openvino.weights import Source, Weights, as_float32
+from pagoda_openvino.weights import Source, Weights, as_float32, stack
 
 GROUP = 128
 NUMBERS = 1 << 18  # worked on at a time by a thread: what a processor's cache holds
@@ -42,11 +42,13 @@ class QuantizedWeights(Weights):
     def __init__(self, source: Source, kind: str):
         super().__init__(source)
         self.kind = kind
-        self.scratch = Scratch()
 
-    def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
-        kind = "int8" if name in WHOLE else self.kind
-        rounded = round_matrix(self.take(name, size), kind)
+    def joined(self, raws: Sequence[RawTensor]) -> RawTensor:
+        return stack(raws)  # needed until it is rounded
+
+    def constant(self, raw: RawTensor) -> ov.Node:
+        kind, size = "int8" if raw.name in WHOLE else self.kind, raw.shape
+        rounded = round_matrix(raw, kind)
         self.hand_back_pages()
         if kind == "int8":
             stored, scales = (
@@ -59,8 +61,7 @@ class QuantizedWeights(Weights):
         return op.reshape(weight, ints(list(size)), False)
 
     def _put(self, array: npt.NDArray[Any], shape: tuple[int, ...], kind: ov.Type) -> ov.Node:
-        array = self.scratch.put(array)
-        self.mappings.update((id(one), one) for one in self.scratch.mappings[-1:])
+        array = self.put(array)
         self.held.append(array)
         return op.constant(ov.Tensor(array, ov.Shape(shape), kind), shared_memory=True)
 

@@ -5,8 +5,10 @@ lives: OpenVINO reads the mapped bytes in place."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import mmap
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ from openvino import opset13 as op
 
 from pagoda.models.weights import RawTensor, iter_weights
 from pagoda.platform import BadCheckpoint, ModelInfo, RunnerConfig
+from pagoda_openvino.scratch import Scratch
 
 Array = npt.NDArray[Any]
 
@@ -109,14 +112,24 @@ class Weights:
 
     def __init__(self, source: Source):
         self.source = source
+        self.scratch = Scratch()
         self.held: list[Array] = []
         self.mappings: dict[int, mmap.mmap] = {}  # under what is held, and what was read
 
-    def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
-        """A weight to multiply by, float32 to the graph whatever it is stored as."""
-        raw = self.take(name, size)
+    def matrix(self, sizes: Mapping[str, tuple[int, int]]) -> ov.Node:
+        """A weight to multiply by, float32 to the graph whatever it is stored as; of several
+        names, which have as many columns, one matrix under the other."""
+        raws = [self.take(name, size) for name, size in sizes.items()]
+        return self.constant(raws[0] if len(raws) == 1 else self.joined(raws))
+
+    def joined(self, raws: Sequence[RawTensor]) -> RawTensor:
+        raw = stack(raws)
+        held = self.put(np.frombuffer(raw.buffer, np.uint8))
+        return dataclasses.replace(raw, buffer=held.data)
+
+    def constant(self, raw: RawTensor) -> ov.Node:
         words, kind = KINDS[raw.dtype]
-        stored = self._constant(np.frombuffer(raw.buffer, words).reshape(size), kind)
+        stored = self._constant(np.frombuffer(raw.buffer, words).reshape(raw.shape), kind)
         if kind == ov.Type.f32:
             return stored
         converted = op.convert(stored, "f32")
@@ -131,10 +144,16 @@ class Weights:
             self.mappings[id(raw.buffer.obj)] = raw.buffer.obj
         return raw
 
-    def vector(self, name: str, length: int) -> ov.Node:
-        """A norm's weight or a bias, as float32."""
-        raw = self.source.take(name, (length,))
-        return op.constant(as_float32(raw))
+    def vector(self, lengths: Mapping[str, int]) -> ov.Node:
+        """A norm's weight or a bias, or several end to end, as float32."""
+        parts = [as_float32(self.source.take(name, (size,))) for name, size in lengths.items()]
+        return op.constant(np.concatenate(parts))
+
+    def put(self, array: Array) -> Array:
+        """The same numbers in memory that the system can have back."""
+        array = self.scratch.put(array)
+        self.mappings.update((id(one), one) for one in self.scratch.mappings[-1:])
+        return array
 
     def hand_back_pages(self) -> None:
         """Let the system have the resident pages; who reads them again reads the file again."""
@@ -153,6 +172,16 @@ def open_source(model: ModelInfo, config: RunnerConfig, tied: bool) -> Source:
     if config.load_format == "dummy":
         return RandomWeights(config)
     return Checkpoint(model, config, tied)
+
+
+def stack(raws: Sequence[RawTensor]) -> RawTensor:
+    """Matrices under one another; float32 where they are not stored alike."""
+    alike = len({raw.dtype for raw in raws}) == 1
+    parts = [np.frombuffer(raw.buffer, np.uint8) if alike else as_float32(raw) for raw in raws]
+    joined = np.concatenate([part.reshape(-1) for part in parts])
+    shape = (sum(raw.shape[0] for raw in raws), *raws[0].shape[1:])
+    dtype = raws[0].dtype if alike else "F32"
+    return RawTensor(raws[0].name, dtype, shape, joined.view(np.uint8).data)
 
 
 def as_float32(raw: RawTensor) -> npt.NDArray[np.float32]:
