@@ -24,6 +24,7 @@ from pagoda_openvino import machine
 from pagoda_openvino.cache import CacheLayout, PagedCache, read_layout
 from pagoda_openvino.compiling import compile_graph, properties
 from pagoda_openvino.greedy import add_largest, pick
+from pagoda_openvino.large_pages import LargePages
 from pagoda_openvino.model_graph import ModelGraph, choose_graph
 from pagoda_openvino.packing import first_inference, handing_back_pages
 from pagoda_openvino.step import check_batch, step_inputs
@@ -45,6 +46,7 @@ class OpenVINORunner:
         self._layout: CacheLayout | None = None
         self._request: ov.InferRequest | None = None
         self._finds_largest = False
+        self._pages = LargePages()
 
     def load(self) -> None:
         if self._graph is None:
@@ -82,6 +84,7 @@ class OpenVINORunner:
 
     def warm_up(self) -> None:
         """The graph is compiled for every shape of a step, and has run at load."""
+        self._pages.start()
 
     def submit(self, batch: ScheduledBatch) -> StepHandle:
         cache, size = self.cache, self._loaded().block_size
@@ -101,6 +104,7 @@ class OpenVINORunner:
         return Done(StepResult(token_ids, logprobs=logprobs, score=score, logits=kept))
 
     def close(self) -> None:
+        self._pages.stop()
         self._request = self.compiled = self.cache = self._layout = None
         self._graph = None  # after what reads its weights
 
