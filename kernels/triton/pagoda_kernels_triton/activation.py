@@ -7,11 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.sizes import num_parts
 
 
 @triton.jit
-def _silu_and_mul(x_ptr, out_ptr, stride_x, size, EACH: tl.constexpr):
+def _silu_and_mul(x_ptr, out_ptr, stride_x, size, EACH: tl.constexpr, OVERLAP: tl.constexpr):
+    await_previous(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * EACH + tl.arange(0, EACH)
     inside = d < size
@@ -28,6 +30,6 @@ def silu_and_mul(x: Tensor) -> Tensor:
     if num_rows:
         each = 1024
         _silu_and_mul[(num_rows, num_parts(size, each))](
-            x, out, x.stride(0), size, EACH=each, num_warps=4
+            x, out, x.stride(0), size, EACH=each, num_warps=4, **overlapping(x.device)
         )
     return out

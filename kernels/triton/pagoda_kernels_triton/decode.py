@@ -12,9 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from pagoda_kernels_triton.heads import normed_and_turned
+from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.scores import LOG2E, attend, capped, places_of
+from pagoda_kernels_triton.shared import Found
 from pagoda_kernels_triton.sizes import up_to_power_of_two
-from pagoda_kernels_triton.tuning import decode_tile, num_splits, target_of
+from pagoda_kernels_triton.tuning import SHARES, decode_tile, num_splits, ordered, target_of
 
 
 class Fresh(NamedTuple):
@@ -58,7 +60,14 @@ def _own_key(
 
 
 @triton.jit(
-    do_not_specialize_on_alignment=["lens_ptr", "block_start_ptr", "blocks_ptr", "slots_ptr"]
+    do_not_specialize_on_alignment=[
+        "lens_ptr",
+        "block_start_ptr",
+        "blocks_ptr",
+        "slots_ptr",
+        "own_start_ptr",
+        "order_ptr",
+    ]
 )
 def _decode(
     q_ptr, cache_ptr, out_ptr,
@@ -66,6 +75,8 @@ def _decode(
     levels_ptr,  # [rows, heads, SPLITS, 2] float32: top and total
     arrived_ptr,  # [rows, kv heads] int32, 0 before and after
     lens_ptr, block_start_ptr, blocks_ptr,
+    order_ptr,
+    shared_ptr, shared_levels_ptr, own_start_ptr,  # as ``shared.py`` made them
     k_ptr, v_ptr, slots_ptr, cos_ptr, sin_ptr, q_norm_ptr, k_norm_ptr, epsilon, scale,
     stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head, stride_angle,
     stride_out, stride_block,
@@ -73,13 +84,21 @@ def _decode(
     BLOCK: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, FRESH: tl.constexpr, ROTATE: tl.constexpr,
     NORM: tl.constexpr, SPLITS: tl.constexpr, JOINED: tl.constexpr,  # heads joined at a time
+    ORDERED: tl.constexpr,
+    SHARES: tl.constexpr,  # 0: rows share nothing
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    await_previous(OVERLAP)
     head = tl.program_id(0)
     part = tl.program_id(1)
     token = tl.program_id(2).to(tl.int64)
+    if ORDERED:
+        token = tl.load(order_ptr + token).to(tl.int64)
     length = tl.load(lens_ptr + token)
     cached = length - FRESH
     low = tl.maximum(length - WINDOW, 0) // KEYS * KEYS if WINDOW > 0 else 0
+    if SHARES > 0:
+        low = tl.load(own_start_ptr + token)
     size = tl.maximum(tl.cdiv(tl.cdiv(cached - low, SPLITS), KEYS), 1) * KEYS
     start = low + part * size
     if part > 0 and start >= cached:
@@ -115,6 +134,12 @@ def _decode(
             top = score
             total += 1.0
             found += value[None, :]
+    if SHARES > 0:
+        first = (token * (KV_HEADS * GROUP) + q_head) * SHARES
+        sharing = (row < GROUP) & (part == 0) & (low > 0)
+        top, total, found = _after_shared(
+            shared_ptr, shared_levels_ptr, first, sharing, top, total, found, PADDED, SHARES
+        )
     key_ptr, value_ptr = places_of(cache_ptr, head, KV_HEADS, BLOCK, HEAD)
     top, total, found = attend(
         q, top, total, found, position, start, end, end, blocks_ptr, key_ptr, value_ptr,
@@ -140,6 +165,27 @@ def _decode(
                 parts_ptr, levels_ptr, out_at, token * (KV_HEADS * GROUP), head, num_parts,
                 GROUP, HEAD, PADDED, SPLITS, JOINED,
             )  # fmt: skip
+
+
+@triton.jit
+def _after_shared(
+    parts_ptr, levels_ptr, first, real, top, total, found,
+    PADDED: tl.constexpr, SHARES: tl.constexpr,
+):  # fmt: skip
+    """What was found so far joined with every part of the shared keys."""
+    d = tl.arange(0, PADDED)
+    for i in tl.static_range(SHARES):
+        other = tl.load(levels_ptr + (first + i) * 2, mask=real, other=float("-inf"))
+        count = tl.load(levels_ptr + (first + i) * 2 + 1, mask=real, other=0.0)
+        places = (first + i)[:, None] * PADDED + d[None, :]
+        values = tl.load(parts_ptr + places, mask=real[:, None], other=0.0)
+        higher = tl.maximum(top, other)
+        level = tl.where(higher == float("-inf"), 0.0, higher)
+        mine, theirs = tl.exp2(top - level), tl.exp2(other - level)
+        total = total * mine + count * theirs
+        found = found * mine[:, None] + values * theirs[:, None]
+        top = higher
+    return top, total, found
 
 
 @triton.jit
@@ -201,6 +247,8 @@ def decode_attention(
     soft_cap: float | None = None,
     splits: int | None = None,
     fresh: Fresh | None = None,
+    shared: Found | None = None,
+    order: Tensor | None = None,
 ) -> None:
     """Attention of one token a row over the cache, its own key stored before, or with ``fresh`` on
     the way, q and k normed by head and rotated.
@@ -208,12 +256,14 @@ def decode_attention(
     q [R, heads, D], any strides with a dense last dimension; cache [blocks, 2, kv heads, block
     size, D], contiguous; out [R, heads * D]; lens [R] int32 tokens cached, the row's own included
     (0: the row is padding); block_start [R] int32: where in ``blocks`` (int32 ids) its ids begin.
-    Cache places that hold no token yet may hold anything."""
+    Cache places that hold no token yet may hold anything.  shared: what ``shared_attention`` found
+    in the keys that rows begin with, for layers without a window.  order [R] int32: the rows by
+    falling length, so that the chip is not left with a few long ones at the end."""
     kv_heads, block_size, head_size = cache.shape[2:]
     num_rows, heads = q.shape[:2]
     target = target_of(q.device)
     splits = splits or num_splits(target, num_rows, kv_heads)
-    tile = decode_tile(target, head_size, q.element_size(), splits)
+    tile = decode_tile(target, head_size, q.element_size())
     padded = max(16, up_to_power_of_two(head_size))
     parts = levels = arrived = out
     if splits > 1:
@@ -221,10 +271,12 @@ def decode_attention(
         levels = torch.empty((num_rows, heads, splits, 2), dtype=torch.float32, device=q.device)
         arrived = _arrivals(q.device, up_to_power_of_two(num_rows * kv_heads))
     k, v, slots, angles, norms = fresh or Fresh(q, q, lens, None, None)
+    shared_parts, shared_levels, own_start = shared or Found(q, q, lens)
     cos, sin = angles or (q, q)
     q_norm, k_norm, epsilon = norms or (q, q, 0.0)
     _decode[(kv_heads, splits, num_rows)](
         *(q, cache, out, parts, levels, arrived, lens, block_start, blocks),
+        *(lens if order is None else order, shared_parts, shared_levels, own_start),
         *(k, v, slots, cos, sin, q_norm, k_norm, epsilon),
         scale / soft_cap if soft_cap else scale * LOG2E,
         *(q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)),
@@ -241,8 +293,11 @@ def decode_attention(
         SPLITS=splits,
         JOINED=min(4, up_to_power_of_two(heads // kv_heads)),
         FRESH=fresh is not None,
+        ORDERED=order is not None and ordered(target, num_rows, kv_heads),
+        SHARES=0 if shared is None else SHARES,
         ROTATE=angles is not None,
         NORM=norms is not None,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **overlapping(q.device),
     )

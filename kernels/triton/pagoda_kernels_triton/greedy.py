@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.sizes import num_parts, up_to_power_of_two
 
 EACH = 4096
@@ -15,8 +16,10 @@ EACH = 4096
 
 @triton.jit
 def _best_of_part(
-    logits_ptr, values_ptr, ids_ptr, stride, size, PARTS: tl.constexpr, EACH: tl.constexpr
-):
+    logits_ptr, values_ptr, ids_ptr, stride, size,
+    PARTS: tl.constexpr, EACH: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    await_previous(OVERLAP)
     part = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     id = part * EACH + tl.arange(0, EACH)
@@ -37,7 +40,9 @@ def _best_of_row(
     last_ptr,
     PARTS: tl.constexpr,
     PADDED: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    await_previous(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     part = tl.arange(0, PADDED)
     value = tl.load(values_ptr + row * PARTS + part, mask=part < PARTS, other=float("-inf"))
@@ -57,7 +62,11 @@ def take_greedy(logits: Tensor, slots: Tensor, last_tokens: Tensor, tokens: Tens
     values = torch.empty((num_rows, parts), dtype=torch.float32, device=logits.device)
     ids = torch.empty((num_rows, parts), dtype=torch.int32, device=logits.device)
     _best_of_part[(parts, num_rows)](
-        logits, values, ids, logits.stride(0), size, PARTS=parts, EACH=EACH, num_warps=8
+        *(logits, values, ids, logits.stride(0), size),
+        PARTS=parts,
+        EACH=EACH,
+        num_warps=8,
+        **overlapping(logits.device),
     )
     _best_of_row[(num_rows,)](
         values,
@@ -68,4 +77,5 @@ def take_greedy(logits: Tensor, slots: Tensor, last_tokens: Tensor, tokens: Tens
         PARTS=parts,
         PADDED=up_to_power_of_two(parts),
         num_warps=1,
+        **overlapping(logits.device),
     )

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.sizes import up_to_power_of_two
 
 ROOT_MEAN_SQUARE, WHOLE_NORM = 1, 2
@@ -28,10 +29,13 @@ def _norm(
     PADDED: tl.constexpr,
     ADD: tl.constexpr,
     NORM: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, PADDED)
     inside = d < SIZE
+    weight = tl.load(weight_ptr + d, mask=inside, other=0.0).to(tl.float32)
+    await_previous(OVERLAP)
     x = tl.load(x_ptr + row * stride_x + d, mask=inside, other=0.0).to(tl.float32)
     if ADD:
         at = residual_ptr + row * stride_residual + d
@@ -42,7 +46,7 @@ def _norm(
     if NORM == 2:
         x = tl.where(inside, x - tl.sum(x, axis=0) / SIZE, 0.0)
     scale = tl.rsqrt(tl.sum(x * x, axis=0) / SIZE + epsilon)
-    out = x * scale * tl.load(weight_ptr + d, mask=inside, other=0.0).to(tl.float32)
+    out = x * scale * weight
     if NORM == 2:
         out += tl.load(bias_ptr + d, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + row * SIZE + d, out.to(out_ptr.dtype.element_ty), mask=inside)
@@ -92,6 +96,7 @@ def _launch(
             PADDED=padded,
             ADD=residual is not None,
             NORM=ROOT_MEAN_SQUARE if bias is None else WHOLE_NORM,
+            **overlapping(x.device),
             num_warps=min(16, max(1, padded // 512)),
         )
     return out

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagoda_kernels_triton.norm import ROOT_MEAN_SQUARE, WHOLE_NORM
+from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.sizes import num_parts, up_to_power_of_two
 from pagoda_kernels_triton.tuning import product_tile, target_of
 
@@ -57,6 +58,7 @@ def _one_row(
     BIAS: tl.constexpr,
     GATE: tl.constexpr,  # silu of the first half of the outputs times the second half
     RELU: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     first = tl.program_id(0) * OUTPUTS
     n = first + tl.arange(0, OUTPUTS)
@@ -68,6 +70,7 @@ def _one_row(
     other = weight
     if GATE:
         other = _weights(weight_ptr, n + num_outputs, lane, there, SIZE, DENSE)
+    await_previous(OVERLAP)
 
     mean = 0.0
     scale = 1.0
@@ -158,6 +161,7 @@ def one_row_linear(
         BIAS=bias is not None,
         GATE=gated,
         RELU=activation == "relu",
+        **overlapping(x.device),
         num_warps=tile.warps,
     )
     return out, kept

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.scores import places_of
 from pagoda_kernels_triton.sizes import num_parts, up_to_power_of_two
 
@@ -37,7 +38,9 @@ def _rotate_and_store(
     ROTATE: tl.constexpr,
     NORM: tl.constexpr,
     KEEP_K: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    await_previous(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * EACH + tl.arange(0, EACH)
     d = tl.arange(0, PADDED)
@@ -140,5 +143,6 @@ def rotate_and_store(
         ROTATE=angles is not None,
         NORM=norms is not None,
         KEEP_K=k_out is not None,
+        **overlapping(q.device),
         num_warps=4,
     )

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from triton import knobs
+
+_INTERPRETED = bool(knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ _FLOAT = Tile(16, 32, 4, 2), Tile(16, 32, 4, 2)
 _DECODE = {
     "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
     "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_FLOAT),
-    "sm_90": Tiles(Tile(16, 64, 4, 3), Tile(16, 32, 4, 2), *_FLOAT),
+    "sm_90": Tiles(Tile(16, 64, 2, 3), Tile(16, 32, 4, 2), *_FLOAT),
     "gfx1100": Tiles(Tile(16, 32, 4, 1), None, Tile(16, 16, 8, 1), None),
     "gfx1201": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 8, 1), None),
 }
@@ -95,17 +98,27 @@ def _asked(device: torch.device) -> Target:
     return Target(arch.partition(":")[0], found.multi_processor_count)
 
 
+def overlaps(target: Target) -> bool:
+    """Whether a launch may begin before the one ahead of it ends: NVIDIA's, from Hopper on."""
+    number = target.arch.removeprefix("sm_")
+    return number.isdecimal() and int(number) >= 90 and not _INTERPRETED
+
+
 def prefill_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     """For queries of several tokens."""
     return _tile(_PREFILL, target, head_size, itemsize)
 
 
-def decode_tile(target: Target, head_size: int, itemsize: int, splits: int) -> Tile:
-    """For queries of one token whose keys so many programs share; ``rows`` is the least the matrix
-    unit takes."""
-    if splits > 1 and _row(target) == "sm_90" and itemsize == 2 and head_size <= 128:
-        return Tile(16, 64, 2, 3)
+def decode_tile(target: Target, head_size: int, itemsize: int) -> Tile:
+    """For queries of one token; ``rows`` is the least the matrix unit takes."""
     return _tile(_DECODE, target, head_size, itemsize)
+
+
+def shared_tile(target: Target, head_size: int, itemsize: int) -> Tile:
+    """For queries of one token that share keys: as prompts, in smaller tiles where those are large,
+    for there are few programs."""
+    tile = prefill_tile(target, head_size, itemsize)
+    return Tile(min(tile.rows, 64), tile.keys, min(tile.warps, 4), tile.stages)
 
 
 @dataclass(frozen=True)
@@ -150,4 +163,14 @@ def num_splits(target: Target, rows: int, kv_heads: int) -> int:
     """How many programs share one sequence's keys, so that a small batch fills the chip.  Few
     different answers, for each is a kernel to compile."""
     wanted = 3 * target.num_units // max(1, rows * kv_heads)
-    return 1 if wanted < 2 else 4 if wanted < 24 else 16
+    return 1 if wanted < 2 else 2 if wanted < 3 else 4 if wanted < 24 else 16
+
+
+def ordered(target: Target, rows: int, kv_heads: int) -> bool:
+    """Whether there are more programs than run at once, so that long rows had better come first:
+    5% on an H200 from 130 rows of 8 key heads on, nothing for 77."""
+    return rows * kv_heads > 6 * target.num_units
+
+
+SHARES = 8
+"""Programs that take the keys which rows share, for each few rows and key head."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pagoda_kernels_triton.decode import Fresh, decode_attention
 from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
+from pagoda_kernels_triton.shared import Sharing, shared_attention
 from pagoda_kernels_triton.store import rotate_and_store
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -129,6 +130,52 @@ def test_decode_stores_its_own_key(
     case.q, case.cache = q, cache
     wanted = decode(case, **settings).float().cpu()
     assert paged.error(found, wanted) < paged.TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("heads", "size", "block", "window", "cap", "dtype"), SHAPES)
+@pytest.mark.parametrize(("shared", "splits"), [(96, 1), (16, 2), (0, 1)])
+def test_rows_that_share_their_first_keys(
+    heads: tuple[int, int],
+    size: int,
+    block: int,
+    window: int | None,
+    cap: float | None,
+    dtype: torch.dtype,
+    shared: int,
+    splits: int,
+    device: str,
+) -> None:
+    """Three of four rows, each with blocks of its own behind; none where nothing is shared."""
+    shared = shared // block * block
+    lens = [shared + 70, 33, shared + 1, shared + block + 1]
+    case = paged.make([1] * 4, lens, heads, size, block, dtype, device)
+    members = [0, 2, 3] if shared else []
+    for row in members[1:]:
+        at, first = case.block_start[row], case.block_start[0]
+        case.cache[case.blocks[at : at + shared // block].long()] = float("nan")  # nobody's now
+        case.blocks[at : at + shared // block] = case.blocks[first : first + shared // block]
+        case.keys[row][:shared] = case.keys[0][:shared]
+        case.values[row][:shared] = case.values[0][:shared]
+
+    def ints(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    own_start = ints([shared if row in members else 0 for row in range(4)])
+    sharing = Sharing(ints((members + [-7777] * 4)[:4]), ints([len(members), shared]), own_start)
+    start, scale = ints(case.block_start.tolist()), size**-0.5
+    found = shared_attention(case.q, case.cache, sharing, start, case.blocks, scale, cap)
+    out = decode(case, scale=scale, soft_cap=cap, splits=splits, shared=found)
+    assert paged.error(out, paged.dense(case, scale, None, cap)) < paged.TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_rows_in_another_order(splits: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = paged.make([1] * 3, [20, 150, 3], (4, 2), 64, 16, FP16, device)
+    monkeypatch.setattr("pagoda_kernels_triton.decode.ordered", lambda *_: True)
+    order = torch.tensor([1, 0, 2], dtype=torch.int32, device=device)
+    found = decode(case, scale=0.125, splits=splits, order=order)
+    wanted = paged.dense(case, 0.125, None, None)
+    assert paged.error(found, wanted) < paged.TOLERANCE[FP16]
 
 
 @pytest.mark.parametrize("splits", [1, 2])

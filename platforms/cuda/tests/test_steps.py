@@ -17,6 +17,8 @@ from pagoda.platform import BlockTable, RunnerConfig, SamplingBatch, ScheduledBa
 from pagoda_torch.family import GraphCapture, TorchFamily
 from pagoda_torch.runner import TorchRunner
 
+LATER_STEPS = 6 if kernel_mode.on_gpu() else 1
+
 
 @pytest.fixture(autouse=True)
 def kernels() -> None:
@@ -56,10 +58,8 @@ def step(tokens: list[list[int]], contexts: list[int]) -> ScheduledBatch:
     )
 
 
-def test_golden_tokens(stories260k: Path) -> None:
-    golden = json.loads((stories260k / "golden_greedy_fp32.json").read_text())[:2]
-    prompts = [case["prompt_ids"] for case in golden]
-    wanted = [case["output_ids"] for case in golden]
+def poisoned_runner(stories260k: Path) -> TorchRunner:
+    """In float32, over a cache of 16 blocks of NaN."""
     config = RunnerConfig(dtype="float32", max_model_len=64, max_tokens=128, max_requests=4)
     runner = TorchRunner(config, read_model_info(stories260k / "hf"), family())
     runner.load()
@@ -70,6 +70,14 @@ def test_golden_tokens(stories260k: Path) -> None:
     runner.init_kv_cache(16)
     for layer in runner.context.attention_layers:
         layer.cache.fill_(float("nan"))
+    return runner
+
+
+def test_golden_tokens(stories260k: Path) -> None:
+    golden = json.loads((stories260k / "golden_greedy_fp32.json").read_text())[:2]
+    prompts = [case["prompt_ids"] for case in golden]
+    wanted = [case["output_ids"] for case in golden]
+    runner = poisoned_runner(stories260k)
     contexts = [len(prompt) for prompt in prompts]
     handles = [runner.submit(step(prompts, [0, 0]))]
     for _ in range(12 if kernel_mode.on_gpu() else 1):  # the tokens stay on the device
@@ -78,6 +86,30 @@ def test_golden_tokens(stories260k: Path) -> None:
     found = np.stack([handle.result().token_ids for handle in handles], 1)
     assert found.tolist() == [tokens[: found.shape[1]] for tokens in wanted]
     runner.close()
+
+
+def test_shared_blocks_are_read_once(stories260k: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens, whether the block both rows begin with is read once or for each."""
+    first, rest = [1, *range(10, 25)], [[30, 31], [40, 41, 42]]
+    found = []
+    for least in (1, 1 << 30):
+        monkeypatch.setattr("pagoda_torch.sharing.LEAST_SAVED", least)
+        runner = poisoned_runner(stories260k)
+
+        def shared(tokens: list[list[int]], contexts: list[int]) -> ScheduledBatch:
+            batch = step(tokens, contexts)
+            batch.block_tables[0].ids[:, 0] = 1
+            return batch
+
+        runner.submit(shared([first], [0])).result()
+        steps = [shared(rest, [16, 16])]
+        steps += [shared([[-1]] * 2, [18 + i, 19 + i]) for i in range(LATER_STEPS)]
+        handles = [runner.submit(batch) for batch in steps]
+        found.append([handle.result().token_ids.tolist() for handle in handles])
+        assert runner._graphs is not None
+        assert {sharing for _, _, sharing in runner._graphs._recorded} == {least == 1}
+        runner.close()
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -25,6 +25,15 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
+class SharedRows:
+    """Rows that begin with the same blocks, in buffers like those of ``DecodeRows``."""
+
+    members: Tensor  # [N] int32 the rows that do, then anything
+    extent: Tensor  # [2] int32 how many rows those are, and how many keys they share
+    own_start: Tensor  # [N] int32 a row's first key that is not shared; 0: it shares none
+
+
+@dataclass(frozen=True)
 class DecodeRows:
     """N rows of one token each in buffers that a recorded step finds refilled at every replay."""
 
@@ -32,6 +41,8 @@ class DecodeRows:
     cache_slots: Tensor  # [N] int64; -1: nothing is to be stored
     block_start: Tensor  # [N] int32 where in ``blocks`` the row's block ids begin
     blocks: Tensor  # int32
+    order: Tensor | None = None  # [N] int32 the rows by falling length
+    shared: SharedRows | None = None  # for a backend that makes use of it
 
 
 class AttentionBackend(Protocol):

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from pagoda.platform import ScheduledBatch
-from pagoda_torch.attention import AttentionBackend, DecodeRows
+from pagoda_torch.attention import AttentionBackend, DecodeRows, SharedRows
 from pagoda_torch.family import GraphCapture, TorchDevice
 from pagoda_torch.layers.context import ModelContext
 from pagoda_torch.models.interface import CausalLM
+from pagoda_torch.sharing import SharedPrefix, shared_prefix
 from pagoda_torch.step import TorchStep
 
-NUM_COLUMNS = 4  # sent tokens, slots, contexts, block starts
+NUM_COLUMNS = 5  # sent tokens, slots, contexts, block starts, rows by falling length
+NUM_SHARED_COLUMNS = 3  # members, own starts; how many rows share how many keys, then nothing
 
 
 def batch_sizes(most: int) -> list[int]:
@@ -55,13 +57,13 @@ class DecodeGraphs:
         most, width = self.sizes[-1], -(-context.max_model_len // block_size)
         where = context.device
         self.inputs = torch.zeros(
-            most * (NUM_COLUMNS + width), dtype=torch.int32, device=where
+            most * (NUM_COLUMNS + NUM_SHARED_COLUMNS + width), dtype=torch.int32, device=where
         )  # the columns end to end, then block ids
         self.lens = torch.zeros(most, dtype=torch.int32, device=where)
         self.token_ids, self.positions, self.cache_slots, self.tokens = (
             torch.zeros(most, dtype=torch.int64, device=where) for _ in range(4)
         )
-        self._recorded: dict[tuple[int, bool], Recorded] = {}
+        self._recorded: dict[tuple[int, bool, bool], Recorded] = {}
 
     def takes(self, batch: ScheduledBatch) -> bool:
         """Whether the batch is one token for each row, all of them sampled, and nothing else."""
@@ -73,31 +75,47 @@ class DecodeGraphs:
         updated, else hidden states [R, H]; both are overwritten by the next run."""
         rows = len(batch.slots)
         size = self.sizes[bisect_left(self.sizes, rows)]
-        recorded = self._recorded.get((size, greedy))
-        if recorded is None:
-            recorded = self._recorded[size, greedy] = self._record(batch, size, greedy)
         table = batch.block_tables[0].ids
-        columns = self._padding(size)
+        shared = shared_prefix(table, batch.context_lens, self.block_size)
+        kind = size, greedy, shared is not None
+        recorded = self._recorded.get(kind)
+        if recorded is None:
+            recorded = self._recorded[kind] = self._record(batch, *kind)
+        columns = self._padding(size, shared)
         columns[0, :rows], columns[1, :rows] = batch.token_ids, batch.slots
         columns[2, :rows] = batch.context_lens
         columns[3, :rows] = np.arange(rows, dtype=np.int32) * table.shape[1]
+        columns[4, :rows] = np.argsort(-batch.context_lens)
         self._send(np.concatenate((columns.reshape(-1), table.reshape(-1))))
         recorded.replay()
         return (self.tokens if greedy else recorded.hidden)[:rows]
 
-    def _padding(self, size: int) -> np.ndarray:
-        columns = np.zeros((NUM_COLUMNS, size), np.int32)
-        columns[1], columns[2] = self.spare_slot, -1
+    def _padding(self, size: int, shared: SharedPrefix | None) -> np.ndarray:
+        """Columns of rows that are none; what rows share is in its place."""
+        more = 0 if shared is None else NUM_SHARED_COLUMNS
+        columns = np.zeros((NUM_COLUMNS + more, size), np.int32)
+        columns[1], columns[2], columns[4] = self.spare_slot, -1, np.arange(size)
+        if shared is not None:
+            members, own_start, extent = columns[NUM_COLUMNS:]
+            members[: len(shared.rows)] = shared.rows
+            own_start[shared.rows] = shared.num_keys
+            extent[:2] = len(shared.rows), shared.num_keys
         return columns
 
     def _send(self, numbers: np.ndarray) -> None:
         self.inputs[: len(numbers)].copy_(self.device.upload(numbers))
 
-    def _record(self, batch: ScheduledBatch, size: int, greedy: bool) -> Recorded:
+    def _record(self, batch: ScheduledBatch, size: int, greedy: bool, sharing: bool) -> Recorded:
         """With padding alone in the inputs, since the work is run while it is recorded."""
-        self._send(self._padding(size).reshape(-1))
-        columns = torch.split(self.inputs[: NUM_COLUMNS * size], size)
-        blocks = self.inputs[NUM_COLUMNS * size :]
+        nothing = SharedPrefix(np.zeros(0, np.int64), 0) if sharing else None
+        padding = self._padding(size, nothing)
+        self._send(padding.reshape(-1))
+        columns = torch.split(self.inputs[: padding.size], size)
+        blocks = self.inputs[padding.size :]
+        shared = None
+        if sharing:
+            members, own_start, extent = columns[NUM_COLUMNS:]
+            shared = SharedRows(members, extent[:2], own_start)
         lens, tokens = self.lens[:size], self.tokens[:size]
         step = TorchStep(
             batch=batch,
@@ -108,14 +126,14 @@ class DecodeGraphs:
             positions=self.positions[:size],
             cache_slots=self.cache_slots[:size],
         )
-        rows = DecodeRows(lens, step.cache_slots, columns[3], blocks)
+        rows = DecodeRows(lens, step.cache_slots, columns[3], blocks, columns[4], shared)
         for backend in self.backends:
             step.plans[backend.name] = backend.plan_recorded(rows)
         model, ops, slots = self.model, self.context.ops, columns[1]
         found = (step.token_ids, step.positions, lens, step.cache_slots)
 
         def work() -> Tensor:
-            ops.decode_inputs(*columns, blocks, self.last_tokens, self.block_size, *found)
+            ops.decode_inputs(*columns[:4], blocks, self.last_tokens, self.block_size, *found)
             hidden = model.forward(step.token_ids, step.positions, step)
             if greedy:
                 ops.take_greedy(model.logits(hidden), slots, self.last_tokens, tokens)

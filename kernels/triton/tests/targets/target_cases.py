@@ -18,6 +18,7 @@ from pagoda_kernels_triton.inputs import decode_inputs
 from pagoda_kernels_triton.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from pagoda_kernels_triton.one_row import GATED, one_row_linear
 from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
+from pagoda_kernels_triton.shared import Sharing, shared_attention
 from pagoda_kernels_triton.store import rotate_and_store
 
 CPU = torch.device("cpu")
@@ -93,6 +94,7 @@ def _attention(shape: Heads, quick: bool) -> Iterator[Case]:
                 quick and splits > 1 and fresh,
                 shape,
             )
+    yield Case(f"decode, sharing, {shape}", lambda: _sharing(shape), matrix, quick, shape)
     yield Case(f"prefill {shape}", lambda: _prefill(shape), matrix, quick, shape)
     for extra in (True, False):
         name = f"store{', norm and turn' if extra else ''} {shape}"
@@ -110,6 +112,15 @@ def _decode(shape: Heads, splits: int, fresh: bool) -> None:
     how = shape.size**-0.5, shape.window, shape.soft_cap, splits
     stored = Fresh(k, v, _ints(8, dtype=torch.int64), *_extra(shape)) if fresh else None
     decode_attention(q, shape.cache(), out, *where, *how, stored)
+
+
+def _sharing(shape: Heads) -> None:
+    q, blocks = shape.queries(8), _ints(64)
+    out = torch.empty((8, shape.heads * shape.size), dtype=shape.dtype)
+    sharing, cache, scale = Sharing(_ints(8), _ints(2), _ints(8)), shape.cache(), shape.size**-0.5
+    found = shared_attention(q, cache, sharing, _ints(8), blocks, scale, shape.soft_cap)
+    where = out, _ints(8), _ints(8), blocks, scale
+    decode_attention(q, cache, *where, None, shape.soft_cap, 1, shared=found)
 
 
 def _prefill(shape: Heads) -> None:

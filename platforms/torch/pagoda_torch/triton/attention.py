@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pagoda_kernels_triton.decode import Fresh, decode_attention
 from pagoda_kernels_triton.prefill import prefill_attention, prefill_tiles, tokens_of_tile
+from pagoda_kernels_triton.shared import Sharing, shared_attention
 from pagoda_kernels_triton.store import rotate_and_store
-from pagoda_torch.attention import Angles, AttentionSpec, DecodeRows
+from pagoda_torch.attention import Angles, AttentionSpec, DecodeRows, SharedRows
 from pagoda_torch.family import TorchDevice
 from pagoda_torch.step import TorchStep
 
@@ -129,7 +130,10 @@ class TritonAttention:
             (len(q), layer.num_heads * layer.head_size), dtype=q.dtype, device=q.device
         )
         rows, count = plan.rows, plan.num_decodes
-        if count:
+        if rows.shared is not None and layer.window is None:
+            step = Turning(q, k, v, rows.cache_slots, angles, norms)
+            _attend_sharing(step, cache, out, rows, rows.shared, layer)
+        elif count:
             turn = None if angles is None else (angles[0][:count], angles[1][:count])
             decode_attention(
                 q[:count],
@@ -138,6 +142,7 @@ class TritonAttention:
                 *(rows.lens, rows.block_start, rows.blocks),
                 *(layer.scale, layer.window, layer.soft_cap),
                 fresh=Fresh(k[:count], v[:count], rows.cache_slots[:count], turn, norms),
+                order=rows.order,
             )
         if plan.prompts is not None:
             turn = None if angles is None else (angles[0][count:], angles[1][count:])
@@ -177,3 +182,21 @@ class TritonAttention:
         if len(tiles):
             where = layer.scale, layer.window, layer.soft_cap
             prefill_attention(q, cache, out, tiles, blocks, *where)
+
+
+def _attend_sharing(
+    step: Turning,
+    cache: Tensor,
+    out: Tensor,
+    rows: DecodeRows,
+    shared: SharedRows,
+    layer: AttentionSpec,
+) -> None:
+    """Rows of one token, some of which share keys: those once for all, then what each has alone."""
+    turned = torch.empty_like(out)
+    step.store(turned, cache)
+    q = turned.view(step.q.shape)
+    sharing = Sharing(shared.members, shared.extent, shared.own_start)
+    where = rows.block_start, rows.blocks, layer.scale
+    found = shared_attention(q, cache, sharing, *where, layer.soft_cap)
+    decode_attention(q, cache, out, rows.lens, *where, None, layer.soft_cap, shared=found)
