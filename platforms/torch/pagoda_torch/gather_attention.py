@@ -185,6 +185,8 @@ def _product(
     if n == 1:  # shared keys by stride 0, the kv heads as the batch
         one = query[0].permute(1, 2, 0, 3)  # [kv, per, Q, D]
         shared = [x[0].unsqueeze(1).expand(-1, per, -1, -1) for x in (key, value)]
+        if not key.is_cpu:  # CUDA's memory-efficient kernel misreads such heads beside a mask
+            shared = [x.contiguous() for x in shared]
         found = _softmax_product(one, shared[0], shared[1], group.mask, group.causal, layer)
         return found.permute(2, 0, 1, 3)[None]
     many = query.flatten(2, 3).transpose(1, 2)
