@@ -1,7 +1,7 @@
-"""What a program does, kept when it first runs and done again for the others: several times as
-fast, with the same results.
+"""What a program does, kept when it first runs and done again for the others, many at a time: much
+faster, with the same results.
 
-Between the values that Python looks at (a loop's bounds, a condition) a program is a line of calls
+Between the values that Python looks at (a loop's turns, a condition) a program is a line of calls
 to the interpreter's builder, whatever its numbers.  The lines of a kernel make a tree that branches
 by the values looked at.  A program that meets a value for the first time is run by Python from its
 start, is answered from what it did already up to there, and leaves a new branch.  What is not
@@ -15,27 +15,34 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import triton.language as tl
 
-MOST_LINES = 50_000
-"""Kept at a time, of some kilobytes each."""
-FIXED = "fixed"  # marks the handles that no argument had a part in
+from pagoda_triton_interpret.crowd import FOR_MANY, Crowd, Reduction, fits
+
+MOST_AT_ONCE = 32  # programs
+MOST_LINES = 50_000  # kept, of some kilobytes each
+FIXED = "fixed"  # marks the handles that no argument and no number of a program had a part in
+
+Call = tuple[Callable[..., Any], Callable[..., Any] | None, tuple[int, ...], int]
+"""A function, what takes its place for many programs, the numbers of its inputs and its result."""
 
 
 @dataclass
 class Line:
     """Calls in a row, up to a value that Python looks at, and what comes then.
 
-    The program's values are numbered: its arguments, then those of its lines."""
+    A program's values are numbered: its arguments, then those of its lines."""
 
     values: list[Any] = field(default_factory=list)  # constants, None in place of results
-    calls: list[tuple[Callable[..., Any], tuple[int, ...], int]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     looks_at: tuple[int, Callable[[Any], Hashable]] | None = None
     then: dict[Hashable, Line] = field(default_factory=dict)
 
 
 class Kernel:
-    """One launch's function, in the place of the one that Python would run for every program."""
+    """One launch's function, in the place of the one that is called for every program: the first
+    call does the work of all."""
 
     lines: dict[Hashable, Line | None] = {}  # noqa: RUF012  (by function, types and constants)
     num_lines = 0
@@ -46,32 +53,58 @@ class Kernel:
         self.__signature__ = inspect.signature(function)
         self.__globals__ = function.__globals__
         self.function, self.interpreter = function, interpreter
+        self.builder = interpreter.interpreter_builder
+        self.args: dict[str, Any] = {}
         self.key: tuple[Hashable, ...] = ()
 
     def __call__(self, **args: Any) -> None:
-        if not self.key:
-            kinds = [str(x.type) if isinstance(x, tl.tensor) else repr(x) for x in args.values()]
-            self.key = self.function, self.interpreter.interpreter_builder.options, *kinds
+        if self.key:
+            return
+        kinds = [str(x.type) if isinstance(x, tl.tensor) else repr(x) for x in args.values()]
+        self.key = self.function, self.builder.options, *kinds
+        self.args = args
         values = [x.handle for x in args.values() if isinstance(x, tl.tensor)]
-        line = Kernel.lines.get(self.key, Line())
-        if line is None:
-            self.function(**args)
-        elif self.key not in Kernel.lines:
-            self.record(args, Recorder(self.interpreter, values, len(values), line, -1))
-        else:
-            num_args = len(values)
-            if (branch := replay(line, values)) is not None:
-                self.record(args, Recorder(self.interpreter, values, num_args, *branch))
+        programs = np.array(list(np.ndindex(*self.builder.grid_dim)), np.int32)
+        if self.key not in Kernel.lines:
+            recorder = Recorder(self.interpreter, list(values), len(values), Line(), -1)
+            self.record(programs[0], recorder)
+            programs = programs[1:]
+        line = Kernel.lines.get(self.key)
+        for first in range(0, len(programs), 1 if line is None else MOST_AT_ONCE):
+            some = programs[first : first + MOST_AT_ONCE]
+            if line is not None:
+                crowd = Crowd(self.interpreter, some, list(values))
+                self.follow(line, crowd, len(values), 0)
+            else:
+                self.builder.set_grid_idx(*some[0].tolist())
+                self.function(**args)
 
-    def record(self, args: dict[str, Any], recorder: Recorder) -> None:
+    def follow(self, line: Line, crowd: Crowd, num_args: int, num_looks: int) -> None:
+        """Do what the lines say; where a program sees what none saw before, run it in Python."""
+        crowd.values += line.values
+        crowd.run(line.calls)
+        if line.looks_at is None:
+            return
+        place, how = line.looks_at
+        for value, numbers in crowd.seen(crowd.values[place], how).items():
+            while len(numbers) and value not in line.then:
+                values = crowd.one(numbers[0])
+                recorder = Recorder(self.interpreter, values, num_args, line, num_looks)
+                self.record(crowd.programs[numbers[0]], recorder)
+                numbers = numbers[1:]
+            if len(numbers):
+                self.follow(line.then[value], crowd.some(numbers), num_args, num_looks + 1)
+
+    def record(self, program: Any, recorder: Recorder) -> None:
         """Run the program in Python, and keep what was new in it."""
         root = recorder.line
         semantic = self.interpreter.interpreter_semantic
+        self.builder.set_grid_idx(*program.tolist())
         semantic.builder, Kernel.recorder = recorder, recorder
         try:
-            self.function(**args)
+            self.function(**self.args)
         finally:
-            semantic.builder, Kernel.recorder = recorder.builder, None
+            semantic.builder, Kernel.recorder = self.builder, None
         Kernel.num_lines += recorder.num_lines
         if Kernel.num_lines > MOST_LINES:
             Kernel.lines.clear()
@@ -83,24 +116,6 @@ class Kernel:
         else:
             value, line = recorder.branch
             root.then[value] = line
-
-
-def replay(line: Line, values: list[Any]) -> tuple[Line, int] | None:
-    """Do what the lines say, from the arguments' ``values``, which it adds to.  Where a value was
-    never met: the line that looks at it, and how many were looked at before."""
-    num_looks = 0
-    while True:
-        values += line.values
-        for function, inputs, place in line.calls:
-            values[place] = function(*[values[i] for i in inputs])
-        if line.looks_at is None:
-            return None
-        place, how = line.looks_at
-        following = line.then.get(how(values[place]))
-        if following is None:
-            return line, num_looks
-        num_looks += 1
-        line = following
 
 
 class Recorder:
@@ -125,14 +140,14 @@ class Recorder:
         member = getattr(self.builder, name)
         if not callable(member) or name.endswith("_ty"):
             return member
-        changes = name.startswith("create_get_")  # the program's own number
-        return lambda *args, **named: self.call(member, args, named, changes)
+        return lambda *args, **named: self.call(name, member, args, named)
 
-    def call(self, function: Any, args: Any, named: Any = None, changes: bool = False) -> Any:
+    def call(self, name: str, function: Any, args: Any, named: Any) -> Any:
         """The call's result: as it was, where this program has come here before."""
         self.lost = self.lost or bool(named) or not all(map(self.understands, args))
+        self.lost = self.lost or not fits(name)
         if self.lost:
-            return function(*args, **(named or {}))
+            return function(*args, **named)
         inputs = tuple(self.place_of(arg) for arg in args)
         if self.count < self.num_known:
             self.count += 1
@@ -141,16 +156,20 @@ class Recorder:
         handles = [arg for arg in args if isinstance(arg, self.handle)]
         if result is not None and not isinstance(result, self.handle):
             self.lost = True
-        elif result is not None and not changes and all(FIXED in x.attr for x in handles):
+        elif (
+            result is not None
+            and (handles or name not in FOR_MANY)
+            and all(FIXED in x.attr for x in handles)
+        ):
             result.set_attr(FIXED, True)
             self.line.values.append(result)
         else:
             self.line.values.append(None)
-            self.line.calls.append((function, inputs, self.count))
+            self.line.calls.append((function, FOR_MANY.get(name), inputs, self.count))
         self.add(result)
         return result
 
-    def look(self, handle: Any, how: Callable[[Any], Hashable]) -> Hashable:
+    def look(self, handle: Any, how: Callable[[Any], Any]) -> Any:
         """What Python sees of a value."""
         value = how(handle)
         place = self.places.get(id(handle))
@@ -231,7 +250,17 @@ def _looks(interpreter: Any) -> None:
         scope.set_attr(tensor, "__bool__", looked(as_bool))
         scope.set_attr(tensor, "__index__", looked(as_index))
 
+    def counted(start: Any, end: Any = None, step: Any = 1) -> range:
+        """Loops of as many turns are one way, wherever they end."""
+        recorder = Kernel.recorder
+        if recorder is None or not isinstance(end, tl.tensor):
+            return range(start) if end is None else range(start, end, step)
+        first, by = int(start), int(step)
+        turns = recorder.look(end.handle, lambda handle: len(range(first, as_index(handle), by)))
+        return range(first, first + turns * by, by)
+
     interpreter._patch_lang_tensor = _patch_lang_tensor
+    interpreter.range = counted  # what the interpreter has, kernels have
 
 
 def _reductions(interpreter: Any) -> None:
@@ -251,12 +280,9 @@ def _reductions(interpreter: Any) -> None:
             found = usual(self, given)
             results = []
             for number, one in enumerate(found):
-
-                def again(*handles: Any, number: int = number) -> Any:
-                    inputs = tuple(map(tl.core.tensor, handles, kinds))
-                    return usual(self, inputs)[number].handle
-
-                handle = recorder.call(again, [x.handle for x in given])
+                handles = [x.handle for x in given]
+                again = Reduction(self, kinds, number)
+                handle = recorder.call("reduction", again, handles, {})
                 results.append(tl.core.tensor(handle, one.type))
         finally:
             semantic.builder, Kernel.recorder = recorder, recorder

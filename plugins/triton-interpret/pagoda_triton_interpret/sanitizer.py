@@ -27,7 +27,7 @@ class Watch:
     ranges = np.zeros((0, 2), np.uint64)
     starts: ClassVar[list[int]] = []
     ends: ClassVar[list[int]] = []
-    stores: ClassVar[list[tuple[int, np.ndarray]]] = []  # (program, addresses)
+    stores: ClassVar[list[tuple[np.ndarray, np.ndarray]]] = []  # programs, addresses
 
 
 def watch(interpreter: Any) -> None:
@@ -48,7 +48,7 @@ def _check_lanes(interpreter: Any) -> None:
     def create_masked_store(
         self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any
     ) -> Any:
-        Watch.stores.append((_program(self), _inside(self, "store", ptrs, mask)))
+        Watch.stores.append((_programs(self, ptrs, mask), _inside(self, "store", ptrs, mask)))
         return store(self, ptrs, value, mask, *rest, **named)
 
     def create_atomic_rmw(self: Any, op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
@@ -63,24 +63,32 @@ def _check_lanes(interpreter: Any) -> None:
         setattr(builder, function.__name__, function)
 
 
-def _program(builder: Any) -> int:
+def _programs(builder: Any, ptrs: Any, mask: Any) -> np.ndarray:
+    """Which program each active lane belongs to; many run at once with an axis in front."""
     (x, y, z), (_, num_y, num_z) = builder.grid_idx, builder.grid_dim
-    return int((x * num_y + y) * num_z + z)
+    number = np.asarray((x * num_y + y) * num_z + z)
+    if number.ndim:
+        number = number.reshape(-1, *[1] * (ptrs.data.ndim - 1))
+    return _active(np.broadcast_to(number, ptrs.data.shape), mask)
+
+
+def _active(lanes: np.ndarray, mask: Any) -> np.ndarray:
+    if mask is not None:
+        lanes = lanes[np.broadcast_to(mask.data, lanes.shape).astype(bool, copy=False)]
+    return lanes.reshape(-1)
 
 
 def _inside(builder: Any, what: str, ptrs: Any, mask: Any) -> np.ndarray:
     """The addresses of active lanes, none of them outside."""
     size = np.uint64(max(1, ptrs.get_element_ty().primitive_bitwidth // 8))
-    places = np.asarray(ptrs.data, np.uint64)
-    if mask is not None:
-        places = places[np.broadcast_to(mask.data, places.shape).astype(bool)]
-    places = places.reshape(-1)
+    places = _active(np.asarray(ptrs.data, np.uint64), mask)
     if len(places) and not _within_one(int(places.min()), int(places.max()) + int(size)):
         last = np.searchsorted(Watch.ranges[:, 0], places, "right") - 1
         inside = (last >= 0) & (places + size <= Watch.ranges[last, 1])
         if not inside.all():
             many = f"{np.count_nonzero(~inside)} of {len(places)} lanes"
-            raise OutOfBounds(f"{what}: {many} of program {builder.grid_idx} are in no argument")
+            program = _programs(builder, ptrs, mask)[~inside][0]
+            raise OutOfBounds(f"{what}: {many} are in no argument, first in program {program}")
     return places
 
 
@@ -129,11 +137,9 @@ def _ranges(tensors: list[torch.Tensor]) -> np.ndarray:
 
 
 def _find_races(kernel: str) -> None:
-    stores = [(program, places) for program, places in Watch.stores if len(places)]
-    if not stores:
+    if not Watch.stores:
         return
-    places = np.concatenate([places for _, places in stores])
-    programs = np.repeat([program for program, _ in stores], [len(places) for _, places in stores])
+    programs, places = (np.concatenate(lanes) for lanes in zip(*Watch.stores, strict=True))
     order = np.lexsort((programs, places))
     places, programs = places[order], programs[order]
     twice = (places[1:] == places[:-1]) & (programs[1:] != programs[:-1])
