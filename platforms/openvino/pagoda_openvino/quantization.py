@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,20 +19,13 @@ from openvino import opset13 as op
 from pagoda.models.weights import RawTensor
 from pagoda_openvino import machine
 from pagoda_openvino.rope import ints
-from pagoda_openvino.weights import Source, Weights, as_float32, stack
+from pagoda_openvino.scratch import Room
+from pagoda_openvino.weights import Source, Weights, stack, widen
 
 GROUP = 128
 NUMBERS = 1 << 18  # worked on at a time by a thread: what a processor's cache holds
 LARGEST = {"int8": 127, "int4": 7}
 WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """A matrix as numbers -LARGEST .. LARGEST and the float32 scale of each group."""
-
-    numbers: npt.NDArray[np.int8]  # [rows, groups, columns / groups]
-    scales: npt.NDArray[np.float32]  # [rows, groups, 1]
 
 
 class QuantizedWeights(Weights):
@@ -48,50 +40,73 @@ class QuantizedWeights(Weights):
 
     def constant(self, raw: RawTensor) -> ov.Node:
         kind, size = "int8" if raw.name in WHOLE else self.kind, raw.shape
-        rounded = round_matrix(raw, kind)
+        rounding = Rounding(raw, kind)
+        room = self.scratch.room(rounding.num_bytes)
+        scales = rounding.round_into(room)
+        numbers = self.kept(room)
         self.hand_back_pages()
         if kind == "int8":
-            stored, scales = (
-                self._put(rounded.numbers[:, 0], size, ov.Type.i8),
-                rounded.scales[:, 0],
-            )
-            return op.multiply(op.convert(stored, "f32"), op.constant(scales))
-        stored = self._put(pack_pairs(rounded.numbers), rounded.numbers.shape, ov.Type.i4)
-        weight = op.multiply(op.convert(stored, "f32"), op.constant(rounded.scales))
+            stored = self.shared(numbers.view(np.int8).reshape(size), size, ov.Type.i8)
+            return op.multiply(op.convert(stored, "f32"), op.constant(scales[:, 0]))
+        stored = self.shared(numbers, rounding.shape, ov.Type.i4)
+        weight = op.multiply(op.convert(stored, "f32"), op.constant(scales))
         return op.reshape(weight, ints(list(size)), False)
 
-    def _put(self, array: npt.NDArray[Any], shape: tuple[int, ...], kind: ov.Type) -> ov.Node:
-        array = self.put(array)
-        self.held.append(array)
-        return op.constant(ov.Tensor(array, ov.Shape(shape), kind), shared_memory=True)
 
+class Rounding:
+    """A matrix on its way to numbers -LARGEST .. LARGEST and the float32 scale of each group: the
+    largest of a group becomes LARGEST, the others the nearest in its steps."""
 
-def round_matrix(raw: RawTensor, kind: str) -> Rounded:
-    """The largest number of a group becomes LARGEST, the others the nearest in its steps."""
-    rows, columns = raw.shape
-    grouped = kind == "int4" and columns % GROUP == 0
-    groups = columns // GROUP if grouped else 1
-    numbers = np.empty((rows, groups, columns // groups), np.int8)
-    scales = np.empty((rows, groups, 1), np.float32)
-    width, count = len(raw.buffer) // rows, max(1, NUMBERS // columns)
+    def __init__(self, raw: RawTensor, kind: str):
+        self.raw, self.kind = raw, kind
+        rows, columns = raw.shape
+        groups = columns // GROUP if kind == "int4" and columns % GROUP == 0 else 1
+        self.shape = (rows, groups, columns // groups)
 
-    def work(start: int) -> None:
-        end = min(rows, start + count)
-        part = raw.buffer[start * width : end * width]
-        values = as_float32(RawTensor(raw.name, raw.dtype, (end - start, columns), part))
-        values = values.reshape(end - start, groups, -1)
-        largest = np.maximum(values.max(-1, keepdims=True), -values.min(-1, keepdims=True))
-        scales[start:end] = np.maximum(largest, np.float32(1e-30)) / np.float32(LARGEST[kind])
-        np.divide(values, scales[start:end], out=values)
-        numbers[start:end] = np.rint(values, out=values)
+    @property
+    def num_bytes(self) -> int:
+        """Two 4-bit numbers a byte, the first in the lower half: OpenVINO's i4."""
+        rows, columns = self.raw.shape
+        return rows * columns // (2 if self.kind == "int4" else 1)
 
-    with ThreadPoolExecutor(machine.num_cores()) as threads:  # NumPy lets others run meanwhile
-        list(threads.map(work, range(0, rows, count)))
-    return Rounded(numbers, scales)
+    def round_into(self, room: Room) -> npt.NDArray[np.float32]:
+        """The numbers go into ``room``, int8 or packed by twos; the scales [rows, groups, 1] are
+        returned.  Each thread has its own rows, since NumPy lets others run meanwhile."""
+        rows, groups, _ = self.shape
+        scales = np.empty((rows, groups, 1), np.float32)
+        height = max(2, NUMBERS // self.raw.shape[1] // 2 * 2)  # even: whole bytes of pairs
+        count = machine.num_cores()
+
+        def work(thread: int) -> None:
+            values, spare = np.empty((2, height, *self.shape[1:]), np.float32)
+            for start in range(thread * height, rows, count * height):
+                size = min(height, rows - start)
+                part = slice(start, start + size)
+                found = self._round(values[:size], spare[:size], scales[part], part)
+                room.write(start * found.nbytes // size, found)
+
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(work, range(count)))
+        return scales
+
+    def _round(
+        self,
+        values: npt.NDArray[np.float32],  # [r, groups, columns / groups], to work in
+        spare: npt.NDArray[np.float32],
+        scales: npt.NDArray[np.float32],  # [r, groups, 1], to be found
+        rows: slice,
+    ) -> npt.NDArray[Any]:
+        width = len(self.raw.buffer) // self.raw.shape[0]
+        part = self.raw.buffer[rows.start * width : rows.stop * width]
+        widen(part, self.raw.dtype, values.reshape(-1))
+        np.abs(values, out=spare).max(-1, keepdims=True, out=scales)
+        np.maximum(scales, np.float32(1e-30), out=scales)
+        np.divide(scales, np.float32(LARGEST[self.kind]), out=scales)
+        np.divide(values, scales, out=values)
+        numbers = np.rint(values, out=values).astype(np.int8)
+        return pack_pairs(numbers) if self.kind == "int4" else numbers
 
 
 def pack_pairs(numbers: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Two 4-bit numbers a byte, the first in the lower half, as OpenVINO lays out i4."""
-    halves = (numbers.reshape(-1, 2) & 15).astype(np.uint8)
-    packed: npt.NDArray[np.uint8] = halves[:, 0] | (halves[:, 1] << np.uint8(4))
-    return packed
+    pairs = numbers.reshape(-1).view("<u2")
+    return ((pairs & 15) | ((pairs >> 4) & 0xF0)).astype(np.uint8)

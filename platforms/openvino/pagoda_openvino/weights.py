@@ -16,9 +16,10 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as op
 
-from pagoda.models.weights import RawTensor, iter_weights
+from pagoda.models.weights import RawTensor, iter_weights, which_files
 from pagoda.platform import BadCheckpoint, ModelInfo, RunnerConfig
-from pagoda_openvino.scratch import Scratch
+from pagoda_openvino.read_ahead import read_ahead
+from pagoda_openvino.scratch import Bytes, Room, Scratch
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +47,7 @@ class Checkpoint:
     def __init__(self, model: ModelInfo, config: RunnerConfig, tied: bool):
         self.path = model.path
         self.tied = tied
+        read_ahead(which_files(model.path, config.load_format).files)
         raw = iter_weights(model.path, config.load_format, config.show_progress)
         self.tensors = {tensor.name: tensor for tensor in raw}
 
@@ -124,12 +126,14 @@ class Weights:
 
     def joined(self, raws: Sequence[RawTensor]) -> RawTensor:
         raw = stack(raws)
-        held = self.put(np.frombuffer(raw.buffer, np.uint8))
-        return dataclasses.replace(raw, buffer=held.data)
+        room = self.scratch.room(len(raw.buffer))
+        room.write(0, np.frombuffer(raw.buffer, np.uint8))
+        return dataclasses.replace(raw, buffer=self.kept(room).data)
 
     def constant(self, raw: RawTensor) -> ov.Node:
         words, kind = KINDS[raw.dtype]
-        stored = self._constant(np.frombuffer(raw.buffer, words).reshape(raw.shape), kind)
+        array = np.frombuffer(raw.buffer, words).reshape(raw.shape)
+        stored = self.shared(array, raw.shape, kind)
         if kind == ov.Type.f32:
             return stored
         converted = op.convert(stored, "f32")
@@ -149,11 +153,12 @@ class Weights:
         parts = [as_float32(self.source.take(name, (size,))) for name, size in lengths.items()]
         return op.constant(np.concatenate(parts))
 
-    def put(self, array: Array) -> Array:
-        """The same numbers in memory that the system can have back."""
-        array = self.scratch.put(array)
-        self.mappings.update((id(one), one) for one in self.scratch.mappings[-1:])
-        return array
+    def kept(self, room: Room) -> Bytes:
+        """What was written there; its pages will be handed back."""
+        found = room.array()
+        if room.mapping is not None:
+            self.mappings[id(room.mapping)] = room.mapping
+        return found
 
     def hand_back_pages(self) -> None:
         """Let the system have the resident pages; who reads them again reads the file again."""
@@ -161,9 +166,10 @@ class Weights:
             if hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
                 mapping.madvise(mmap.MADV_DONTNEED)
 
-    def _constant(self, array: Array, kind: ov.Type) -> ov.Node:
+    def shared(self, array: Array, shape: tuple[int, ...], kind: ov.Type) -> ov.Node:
+        """A constant that reads ``array`` in place."""
         self.held.append(array)
-        tensor = ov.Tensor(array, ov.Shape(array.shape), kind)
+        tensor = ov.Tensor(array, ov.Shape(shape), kind)
         return op.constant(tensor, shared_memory=True)
 
 
@@ -186,7 +192,17 @@ def stack(raws: Sequence[RawTensor]) -> RawTensor:
 
 def as_float32(raw: RawTensor) -> npt.NDArray[np.float32]:
     """A float32 copy."""
-    stored = np.frombuffer(raw.buffer, KINDS[raw.dtype][0]).reshape(raw.shape)
-    if raw.dtype == "BF16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32)
+    values = np.empty(raw.shape, np.float32)
+    widen(raw.buffer, raw.dtype, values.reshape(-1))
+    return values
+
+
+def widen(buffer: memoryview, dtype: str, values: npt.NDArray[np.float32]) -> None:
+    """Numbers stored as ``dtype``, as float32 into ``values`` [n]."""
+    stored = np.frombuffer(buffer, KINDS[dtype][0])
+    if dtype == "BF16":
+        bits = values.view(np.uint32)
+        bits[:] = stored
+        np.left_shift(bits, np.uint32(16), out=bits)
+    else:
+        values[:] = stored

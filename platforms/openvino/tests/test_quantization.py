@@ -25,9 +25,23 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def rounded(raw: RawTensor, kind: str) -> tuple[Any, Any]:
+    """Numbers [rows, groups, columns], unpacked, and scales [rows, groups, 1]."""
+    from pagoda_openvino.quantization import Rounding
+    from pagoda_openvino.scratch import Room
+
+    rounding = Rounding(raw, kind)
+    room = Room(rounding.num_bytes)
+    scales = rounding.round_into(room)
+    numbers = room.array().view(np.int8)
+    if kind == "int4":
+        numbers = np.stack([numbers << 4 >> 4, numbers >> 4], axis=-1)
+    return numbers.reshape(rounding.shape), scales
+
+
 def rounded_copy(model: ModelInfo, kind: str, folder: Path) -> ModelInfo:
     """The same model with the rounded weights written out in float32."""
-    from pagoda_openvino.quantization import WHOLE, round_matrix
+    from pagoda_openvino.quantization import WHOLE
     from pagoda_openvino.weights import as_float32
 
     shutil.copytree(model.path, folder)
@@ -35,8 +49,8 @@ def rounded_copy(model: ModelInfo, kind: str, folder: Path) -> ModelInfo:
     for raw in iter_weights(model.path):
         tensors[raw.name] = as_float32(raw)
         if len(raw.shape) == 2:
-            found = round_matrix(raw, "int8" if raw.name in WHOLE else kind)
-            tensors[raw.name] = (found.numbers * found.scales).reshape(raw.shape)
+            numbers, scales = rounded(raw, "int8" if raw.name in WHOLE else kind)
+            tensors[raw.name] = (numbers * scales).reshape(raw.shape)
     write_safetensors(folder / "model.safetensors", tensors, "float32")
     return dataclasses.replace(model, path=str(folder))
 
@@ -62,15 +76,14 @@ def test_the_numbers_of_the_rounded_weights(
 
 @pytest.mark.parametrize(("kind", "largest"), [("int8", 127), ("int4", 7)])
 def test_each_weight_is_the_nearest(kind: str, largest: int) -> None:
-    from pagoda_openvino.quantization import round_matrix
-
-    values = np.random.default_rng(1).normal(size=(9, 256)).astype(np.float32)
+    values = np.random.default_rng(1).normal(size=(700, 256)).astype(np.float32)
     values[4] = 0
-    found = round_matrix(RawTensor("w", "F32", values.shape, memoryview(values.tobytes())), kind)
-    assert np.abs(found.numbers).max() == largest
-    error = np.abs(found.numbers * found.scales - values.reshape(found.numbers.shape))
-    assert (error <= found.scales * 0.5001).all()
-    assert not found.numbers[4].any() and found.numbers.shape[1] == (1 if kind == "int8" else 2)
+    raw = RawTensor("w", "F32", values.shape, memoryview(values.tobytes()))
+    numbers, scales = rounded(raw, kind)
+    assert np.abs(numbers).max() == largest
+    error = np.abs(numbers * scales - values.reshape(numbers.shape))
+    assert (error <= scales * 0.5001).all()
+    assert not numbers[4].any() and numbers.shape[1] == (1 if kind == "int8" else 2)
 
 
 def test_halves_of_a_byte() -> None:
@@ -79,33 +92,36 @@ def test_halves_of_a_byte() -> None:
     assert pack_pairs(np.array([[1, -1], [7, -7]], np.int8)).tolist() == [0xF1, 0x97]
 
 
-def test_rounded_weights_lie_in_a_file(
-    make_model: Callable[..., ModelInfo], open_runner: Callable[..., Any]
-) -> None:
-    """Whose pages can be handed back; without a folder for one they stay in memory, and work."""
+def test_rounded_weights_lie_in_a_file() -> None:
+    """Whose pages can be handed back."""
     from pagoda_openvino.scratch import Scratch
 
-    array = np.arange(5000, dtype=np.int8).reshape(50, 100)
-    scratch = Scratch()
-    found = [scratch.put(array), scratch.put(array + 1)]
-    assert len(scratch.mappings) == 2
-    assert np.array_equal(found[0], array) and np.array_equal(found[1], array + 1)
-    assert not found[0].flags.owndata
+    array, scratch = np.arange(5000, dtype=np.int16), Scratch()
+    rooms = [scratch.room(array.nbytes) for _ in "ab"]
+    for room in rooms:
+        room.write(2000, array[1000:] + 1)
+        room.write(0, array[:1000])
+    for room in rooms:
+        found = room.array().view(np.int16)
+        assert room.mapping is not None and not found.flags.owndata
+        assert np.array_equal(found[:1000], array[:1000])
+        assert np.array_equal(found[1000:], array[1000:] + 1)
 
 
+@pytest.mark.parametrize("refusing", ["tempfile.TemporaryFile", "os.posix_fallocate"])
 def test_no_room_for_a_file(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusing: str
 ) -> None:
-    import tempfile
-
+    """They stay in plain memory, and work."""
     from pagoda_openvino.scratch import Scratch
 
-    def refuse(**words: Any) -> None:
-        raise FileNotFoundError(2, "No usable temporary directory found")
+    def refuse(*words: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    array = np.arange(6, dtype=np.int8)
-    assert Scratch().put(array) is array
+    monkeypatch.setattr(refusing, refuse)
+    room = Scratch().room(6)
+    room.write(0, np.arange(6, dtype=np.int8))
+    assert room.mapping is None and room.array().tolist() == list(range(6))
     assert "TMPDIR" in caplog.text
 
 
