@@ -87,19 +87,13 @@ def _no_broadcast_of_like_shapes() -> None:
 
 
 def _patch_the_language_once(interpreter: Any) -> None:
-    """The interpreter patches ``triton.language`` for every launch, which is undone afterwards, and
-    for every function that a kernel calls, which is not: the first time is enough there."""
-    usual, call = interpreter._patch_lang, interpreter.InterpretedFunction.__call__
+    """The interpreter patches ``triton.language`` for every launch and takes it back: nobody in
+    this process wants it as it was."""
+    usual = interpreter._patch_lang
 
-    def unless_done(function: Any) -> None:
+    def unless_done(function: Any) -> Any:
         if tl.core.is_builtin(tl.load) or tl.core.is_builtin(tl.core.load):
             usual(function)
+        return interpreter._LangPatchScope()  # nothing to take back
 
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        interpreter._patch_lang = unless_done
-        try:
-            return call(self, *args, **kwargs)
-        finally:
-            interpreter._patch_lang = usual
-
-    interpreter.InterpretedFunction.__call__ = __call__
+    interpreter._patch_lang = unless_done
