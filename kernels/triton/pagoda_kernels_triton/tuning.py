@@ -5,7 +5,7 @@ Tables instead of autotuning: start-up stays short and the same input gives the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -57,7 +57,7 @@ _PREFILL = {
         ("gfx90a", "gfx942", "gfx950"), Tiles(Tile(128, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT)
     ),
     # RDNA: 256 registers a lane, and no matrix instructions for float32.
-    "gfx1100": Tiles(Tile(64, 32, 4, 1), None, Tile(16, 16, 8, 1), None),
+    "gfx1100": Tiles(Tile(64, 32, 4, 1), Tile(16, 32, 16, 1), Tile(16, 16, 8, 1), None),
     "gfx1201": Tiles(Tile(64, 32, 4, 1), Tile(32, 16, 4, 1), Tile(16, 16, 8, 1), None),
 }
 _FLOAT = Tile(16, 32, 4, 2), Tile(16, 32, 4, 2)
@@ -65,7 +65,7 @@ _DECODE = {
     "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
     "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_FLOAT),
     "sm_90": Tiles(Tile(16, 64, 2, 3), Tile(16, 32, 4, 2), *_FLOAT),
-    "gfx1100": Tiles(Tile(16, 32, 4, 1), None, Tile(16, 16, 8, 1), None),
+    "gfx1100": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 16, 1), Tile(16, 16, 8, 1), None),
     "gfx1201": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 8, 1), None),
 }
 _ALIKE = {
@@ -115,10 +115,12 @@ def decode_tile(target: Target, head_size: int, itemsize: int) -> Tile:
 
 
 def shared_tile(target: Target, head_size: int, itemsize: int) -> Tile:
-    """For queries of one token that share keys: as prompts, in smaller tiles where those are large,
-    for there are few programs."""
+    """For queries of one token that share keys: as prompts, in tiles of 64 rows at most, for there
+    are few programs; in float32 what does not spill."""
+    if itemsize == 4:
+        return Tile(16, 16, 4, 2)
     tile = prefill_tile(target, head_size, itemsize)
-    return Tile(min(tile.rows, 64), tile.keys, min(tile.warps, 4), tile.stages)
+    return replace(tile, rows=min(tile.rows, 64))
 
 
 @dataclass(frozen=True)
