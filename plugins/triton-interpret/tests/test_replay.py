@@ -9,7 +9,7 @@ import torch
 
 if os.environ.get("TRITON_INTERPRET") != "1":  # or the kernels here would be made to be compiled
     pytest.skip("TRITON_INTERPRET=1 runs this", allow_module_level=True)
-from pagoda_triton_interpret import replay
+from pagoda_triton_interpret import replay, sanitizer
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -82,3 +82,48 @@ def transpose(x_ptr, out_ptr, ROWS: tl.constexpr):
     x = tl.load(x_ptr + at, mask=(row < ROWS)[:, None], other=0.0)
     to = column[:, None] * ROWS + row[None, :]
     tl.store(out_ptr + to, x.T, mask=(row < ROWS)[None, :])
+
+
+@triton.jit
+def shapes(x_ptr, out_ptr, first, SIZE: tl.constexpr):
+    """What knows of shapes: a product with itself turned, its sums, its largest and where it is."""
+    program = first + tl.program_id(0)
+    at = tl.arange(0, SIZE)
+    x = tl.load(x_ptr + program * (SIZE * SIZE) + at[:, None] * SIZE + at[None, :])
+    product = tl.dot(x, tl.trans(x), input_precision="ieee")
+    flat = tl.reshape(product, [SIZE * SIZE])
+    largest, where = tl.max(flat, axis=0, return_indices=True)
+    found = tl.where(at == 0, largest, tl.sum(product, axis=1))
+    found = tl.where(at == 1, where.to(tl.float32), found)
+    found = tl.where(at == 2, tl.sum(product), found)
+    found = tl.where(at == 3, tl.load(x_ptr), found)
+    found += tl.cumsum(tl.sum(product, axis=0, keep_dims=True), axis=1).reshape([SIZE])
+    tl.store(out_ptr + program * SIZE + at, found)
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_many_at_once_are_as_each_alone(count: int) -> None:
+    replay.Kernel.lines.clear()
+    x = torch.randn(count, 16, 16, generator=torch.Generator().manual_seed(count))
+    out = torch.zeros(count, 16)
+    for _ in range(2):  # the second time no program is Python's
+        shapes[(count,)](x, out, 0, SIZE=16)
+        product = x @ x.transpose(1, 2)
+        rows = product.sum(2)
+        rows[:, 0], rows[:, 1] = product.flatten(1).max(1)
+        rows[:, 2], rows[:, 3] = product.sum((1, 2)), x[0, 0, 0]
+        torch.testing.assert_close(out, rows + product.sum(1).cumsum(1), atol=1e-3, rtol=1e-4)
+        out.zero_()
+    assert None not in replay.Kernel.lines.values()
+
+
+@triton.jit
+def one_place(x_ptr, out_ptr):
+    tl.store(out_ptr, tl.load(x_ptr))
+
+
+def test_many_that_store_to_one_place() -> None:
+    x, out = torch.ones(1), torch.zeros(1)
+    one_place[(1,)](x, out)
+    with pytest.raises(sanitizer.WriteRace, match="programs 0 and 1 of one_place"):
+        one_place[(3,)](x, out)
