@@ -16,6 +16,7 @@ from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.scores import LOG2E, attend, capped, places_of
 from pagoda_kernels_triton.shared import Found
 from pagoda_kernels_triton.sizes import up_to_power_of_two
+from pagoda_kernels_triton.stored import as_stored
 from pagoda_kernels_triton.tuning import SHARES, decode_tile, num_splits, ordered, target_of
 
 
@@ -44,8 +45,8 @@ def _own_key(
         HEAD, ROTATE, NORM,
     )  # fmt: skip
     kind = cache_ptr.dtype.element_ty
-    k = k.to(q.dtype).to(kind)
-    v = tl.load(v_ptr + d, mask=d < HEAD, other=0.0).to(kind)
+    k = as_stored(k.to(q.dtype), kind)
+    v = as_stored(tl.load(v_ptr + d, mask=d < HEAD, other=0.0), kind)
     place = (slot // BLOCK) * stride_block + (slot % BLOCK) * HEAD
     key_ptr, value_ptr = places_of(cache_ptr, head, KV_HEADS, BLOCK, HEAD)
     keep = store & (slot >= 0) & (d < HEAD)

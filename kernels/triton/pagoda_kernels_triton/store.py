@@ -11,6 +11,7 @@ from torch import Tensor
 from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.scores import places_of
 from pagoda_kernels_triton.sizes import num_parts, up_to_power_of_two
+from pagoda_kernels_triton.stored import as_stored
 
 
 @triton.jit
@@ -93,16 +94,16 @@ def _rotate_and_store(
     stored_kind = cache_ptr.dtype.element_ty
     at = key_ptr + (tl.where(is_k, k_head, 0) * (BLOCK * 2 * HALF))[:, None] + d[None, :]
     keep = (is_k & stored)[:, None] & inside
-    tl.store(at, left.to(kind).to(stored_kind), mask=keep)
-    tl.store(at + HALF, right.to(kind).to(stored_kind), mask=keep)
+    tl.store(at, as_stored(left.to(kind), stored_kind), mask=keep)
+    tl.store(at + HALF, as_stored(right.to(kind), stored_kind), mask=keep)
 
     base = tl.where(is_v, token * stride_v + v_head * stride_v_head, 0)
     keep = (is_v & stored)[:, None] & inside
     left_v = tl.load(v_ptr + base[:, None] + d[None, :], mask=keep, other=0.0)
     right_v = tl.load(v_ptr + base[:, None] + HALF + d[None, :], mask=keep, other=0.0)
     at = value_ptr + (tl.where(is_v, v_head, 0) * (BLOCK * 2 * HALF))[:, None] + d[None, :]
-    tl.store(at, left_v.to(stored_kind), mask=keep)
-    tl.store(at + HALF, right_v.to(stored_kind), mask=keep)
+    tl.store(at, as_stored(left_v, stored_kind), mask=keep)
+    tl.store(at + HALF, as_stored(right_v, stored_kind), mask=keep)
 
 
 def rotate_and_store(

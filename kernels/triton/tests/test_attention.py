@@ -168,6 +168,39 @@ def test_rows_that_share_their_first_keys(
     assert paged.error(out, paged.dense(case, scale, None, cap)) < paged.TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_a_cache_of_8_bits(kind: torch.dtype, dtype: torch.dtype, device: str) -> None:
+    """Attention over what it can hold; storing rounds to that, or to the largest number."""
+    if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("a GPU before fp8")
+    for queries in ([1, 7, 33], [1, 1, 1]):
+        case = paged.make(queries, [40, 7, 150], (4, 2), 64, 16, dtype, device)
+        case.cache = case.cache.to(kind)
+        case.keys = [x.to(kind).to(dtype) for x in case.keys]
+        case.values = [x.to(kind).to(dtype) for x in case.values]
+        found = (prefill if max(queries) > 1 else decode)(case, scale=0.125)
+        wanted = paged.dense(case, 0.125, None, None)
+        assert paged.error(found, wanted) < paged.TOLERANCE[dtype]
+    k, v = (torch.randn(3, 2, 64).to(dtype).to(device) for _ in "kv")
+    k[0, 0, :2] = torch.tensor([1e5, -1e5])
+    last = [39, 6, 149]
+    ids = [int(case.blocks[int(case.block_start[i]) + p // 16]) for i, p in enumerate(last)]
+    slots = torch.tensor([b * 16 + p % 16 for b, p in zip(ids, last, strict=True)], device=device)
+    stored = case.cache.clone()
+    rotate_and_store(case.q, k, v, torch.empty_like(case.q).flatten(1), stored, slots)
+    found = decode(case, scale=0.125, fresh=Fresh(k, v, slots, None, None))
+    most = torch.finfo(kind).max
+    for i, slot in enumerate(slots.tolist()):
+        for cache in (stored, case.cache):
+            row = cache[slot // 16, :, :, slot % 16].float()
+            wanted = torch.stack((k[i], v[i])).float().clamp(-most, most).to(kind).float()
+            assert torch.equal(row, wanted)
+    case.cache = stored
+    wanted = decode(case, scale=0.125).float().cpu()
+    assert paged.error(found, wanted) < paged.TOLERANCE[dtype]
+
+
 @pytest.mark.parametrize("splits", [1, 2])
 def test_rows_in_another_order(splits: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = paged.make([1] * 3, [20, 150, 3], (4, 2), 64, 16, FP16, device)

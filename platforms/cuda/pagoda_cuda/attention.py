@@ -12,7 +12,8 @@ from pagoda_torch.triton.attention import Prompts, TritonAttention, Turning
 
 
 class HopperAttention(TritonAttention):
-    """``TritonAttention`` with a kernel of its own for whole prompts."""
+    """``TritonAttention`` with a kernel of its own for whole prompts, where the cache rounds
+    nothing that a prompt in pieces would read back."""
 
     def attend_prompts(
         self,
@@ -23,7 +24,7 @@ class HopperAttention(TritonAttention):
         blocks: Tensor,
         layer: AttentionSpec,
     ) -> None:
-        if not _fits(step, layer):
+        if not _fits(step, layer) or cache.dtype != step.v.dtype:
             super().attend_prompts(step, cache, out, prompts, blocks, layer)
             return
         q = torch.empty_like(out)

@@ -45,7 +45,12 @@ from pagoda_torch.step_checks import StepChecks
 from pagoda_torch.trial import trial_batch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CACHE_DTYPES = {**DTYPES, "int8": torch.int8}
+CACHE_DTYPES = {
+    **DTYPES,
+    "int8": torch.int8,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
 
 SCORE_ELEMENTS = 1 << 24
 """Prompt logits held at a time, rows times vocabulary."""

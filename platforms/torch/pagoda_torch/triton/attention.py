@@ -83,7 +83,8 @@ class TritonAttention:
         return (num_blocks, 2, layer.num_kv_heads, block_size, layer.head_size)
 
     def copy_blocks(self, cache: Tensor, source: Tensor, destination: Tensor) -> None:
-        cache.index_copy_(0, destination, cache.index_select(0, source))
+        raw = cache.view(torch.uint8) if cache.element_size() == 1 else cache
+        raw.index_copy_(0, destination, raw.index_select(0, source))
 
     def plan(self, step: TorchStep) -> TritonPlan:
         batch, upload = step.batch, step.device.upload
