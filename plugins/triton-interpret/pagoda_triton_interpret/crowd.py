@@ -6,10 +6,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton.language as tl
+
+if TYPE_CHECKING:
+    from pagoda_triton_interpret.replay import Line
 
 MANY = "many"  # marks the handles with that axis
 SPECIAL = ("gather", "histogram", "cat", "join", "split", "print")
@@ -32,15 +35,33 @@ class Crowd:
         self.programs = programs  # [P, 3]
         self.values = values
 
-    def run(self, calls: list[tuple[Function, Function | None, tuple[int, ...], int]]) -> None:
-        """Do what ``replay.Line`` has kept, for every program."""
+    def run(self, line: Line) -> None:
+        """Do what was kept, for every program."""
         self.builder.grid_idx = tuple(self.programs.T)
-        for function, for_many, inputs, place in calls:
-            given = [self.values[i] for i in inputs]
+        self.values += line.values
+        if len(line.differs) < len(line.calls):
+            self._find_out(line)
+        values = self.values
+        for (function, for_many, inputs, place), differ in zip(
+            line.calls, line.differs, strict=True
+        ):
+            given = [values[i] for i in inputs]
+            if not differ:
+                values[place] = function(*given)
+                continue
             result = function(*given) if for_many is None else for_many(self, function, *given)
-            if result is not None and (for_many in ALWAYS or any(map(self.is_many, given))):
-                result.set_attr(MANY, True)
-            self.values[place] = result
+            if result is not None:
+                result.attr[MANY] = True
+            values[place] = result
+
+    def _find_out(self, line: Line) -> None:
+        """Which of the calls each program makes for itself: the same in every launch."""
+        many = {place for place, value in enumerate(self.values) if self.is_many(value)}
+        for _, for_many, inputs, place in line.calls:
+            differ = for_many in ALWAYS or not many.isdisjoint(inputs)
+            line.differs.append(differ)
+            if differ:
+                many.add(place)
 
     def is_many(self, value: Any) -> bool:
         return isinstance(value, self.handle) and MANY in value.attr
@@ -69,7 +90,7 @@ class Crowd:
 
     def _many(self, data: Any, dtype: Any) -> Any:
         found = self.handle(data, dtype)
-        found.set_attr(MANY, True)
+        found.attr[MANY] = True
         return found
 
     # -- operations that know of shapes: each takes the builder's own, and what that takes --------
@@ -79,10 +100,8 @@ class Crowd:
 
     def everywhere(self, function: Function, *given: Any) -> Any:
         """Loads, stores, atomics: each program its own, also where all go to one place."""
-        handles = [x for x in given if isinstance(x, self.handle)]
-        ranks = [x.data.ndim - self.is_many(x) for x in handles]
-        each = (len(self.programs), *[1] * max(ranks))
-        shape = np.broadcast_shapes(each, *[x.data.shape for x in handles])
+        pointers = next(x for x in given if isinstance(x, self.handle))
+        shape = (len(self.programs), *pointers.data.shape[self.is_many(pointers) :])
         whole = [
             self.filled(x, shape) if isinstance(x, self.handle) and x.data.shape != shape else x
             for x in given
@@ -90,15 +109,11 @@ class Crowd:
         return function(*whole)
 
     def splat(self, function: Function, kind: Any, value: Any) -> Any:
-        if not self.is_many(value):
-            return function(kind, value)
         sizes = sizes_of(kind.shape)
         value = self.handle(value.data.reshape(-1, *[1] * len(sizes)), value.dtype.scalar)
         return self.filled(value, (len(self.programs), *sizes))
 
     def broadcast(self, function: Function, value: Any, shape: Any) -> Any:
-        if not self.is_many(value):
-            return function(value, shape)
         return self.filled(value, (len(self.programs), *sizes_of(shape)))
 
     def filled(self, value: Any, shape: tuple[int, ...]) -> Any:
@@ -107,28 +122,18 @@ class Crowd:
         return self.handle(found, value.dtype)
 
     def expand(self, function: Function, value: Any, axis: int) -> Any:
-        return function(value, axis + self.is_many(value))
+        return function(value, axis + 1)
 
     def reshape(self, function: Function, value: Any, shape: Any, *rest: Any) -> Any:
-        sizes = sizes_of(shape)
-        if self.is_many(value):
-            sizes = len(self.programs), *sizes
-        return function(value, sizes, *rest)
+        return function(value, (len(self.programs), *sizes_of(shape)), *rest)
 
     def transpose(self, function: Function, value: Any, order: Any) -> Any:
-        order = sizes_of(order)
-        if self.is_many(value):
-            order = 0, *[axis + 1 for axis in order]
-        return function(value, order)
+        return function(value, (0, *[axis + 1 for axis in sizes_of(order)]))
 
     def first(self, function: Function, value: Any) -> Any:
-        if not self.is_many(value):
-            return function(value)
         return self.handle(value.data.reshape(len(self.programs), -1)[:, :1], value.dtype.scalar)
 
     def reduced(self, function: Reduction, *given: Any) -> Any:
-        if not any(map(self.is_many, given)):
-            return function(*given)
         return function.of_many(len(self.programs), given)
 
 

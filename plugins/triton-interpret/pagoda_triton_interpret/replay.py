@@ -38,6 +38,7 @@ class Line:
     calls: list[Call] = field(default_factory=list)
     looks_at: tuple[int, Callable[[Any], Hashable]] | None = None
     then: dict[Hashable, Line] = field(default_factory=dict)
+    differs: list[bool] = field(default_factory=list)  # from program to program: each call's result
 
 
 class Kernel:
@@ -81,8 +82,7 @@ class Kernel:
 
     def follow(self, line: Line, crowd: Crowd, num_args: int, num_looks: int) -> None:
         """Do what the lines say; where a program sees what none saw before, run it in Python."""
-        crowd.values += line.values
-        crowd.run(line.calls)
+        crowd.run(line)
         if line.looks_at is None:
             return
         place, how = line.looks_at

@@ -74,7 +74,9 @@ def _programs(builder: Any, ptrs: Any, mask: Any) -> np.ndarray:
 
 def _active(lanes: np.ndarray, mask: Any) -> np.ndarray:
     if mask is not None:
-        lanes = lanes[np.broadcast_to(mask.data, lanes.shape).astype(bool, copy=False)]
+        wanted = mask.data.astype(bool, copy=False)
+        same = wanted.shape == lanes.shape
+        lanes = lanes[wanted if same else np.broadcast_to(wanted, lanes.shape)]
     return lanes.reshape(-1)
 
 
