@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 pins=torch2.9.0-xla2.9.0-jax0.7.1
 venv=${PAGODA_XLA_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/pagoda-xla/$pins}
 python=${PAGODA_XLA_PYTHON:-$(command -v python3.11 || true)}
-needed_gb=12 minutes=${PAGODA_XLA_MINUTES:-30}
+needed_gb=12 minutes=${PAGODA_XLA_MINUTES:-60}
 
 skip() {
     echo "check_xla: SKIPPED: $1"
