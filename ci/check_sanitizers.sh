@@ -17,7 +17,20 @@ cmake --build "$build"
 cmake --install "$build" --prefix "$site" >/dev/null
 cp kernels/cpu/pagoda_kernels_cpu/*.py "$site/pagoda_kernels_cpu/"
 
-# Python itself does not free all it takes, so leaks are not looked for.
-ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$site" \
-    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so) $(gcc -print-file-name=libstdc++.so)" \
-    "$python" -m pytest -q -p no:cacheprovider kernels/cpu/tests "$@"
+# Python itself does not free all it takes, so leaks are not looked for.  An editable install of the
+# kernels would be found before these.
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$site"
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so) $(gcc -print-file-name=libstdc++.so)" \
+    "$python" - -q -p no:cacheprovider kernels/cpu/tests "$@" <<'END'
+import os
+import sys
+
+import pytest
+
+sys.meta_path[:] = [x for x in sys.meta_path if not hasattr(x, "known_wheel_files")]
+import pagoda_kernels_cpu
+
+site = os.path.abspath(os.environ["PYTHONPATH"])
+assert pagoda_kernels_cpu.__file__.startswith(site), pagoda_kernels_cpu.__file__
+sys.exit(pytest.main(sys.argv[1:]))
+END

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "attention_softmax.h"
+#include "attention_softmax_tiles.h"
 #include "tiles.h"
 
 namespace pagoda {
@@ -16,7 +16,7 @@ template <class T>
 class TileChunk {
 public:
     using Query = bf16;
-    static constexpr int keys = 128;
+    static constexpr int keys = 256;
     static constexpr int block_rows = 32;
     static constexpr int tile_rows = 256;
     static constexpr int alignment = 1;
@@ -87,7 +87,7 @@ public:
         for (int key = 0; key < count_; key += 32)
             rows > 16 ? score<true>(query, key) : score<false>(query, key);
         float alpha[block_rows];
-        soften<3, keys, block_rows>(scores_, weights_, rows, count_, see, how, running, alpha);
+        softmax_.run(scores_, weights_, rows, count_, see, how, running, alpha);
         for (int r = 0; r < rows; ++r) {
             if (alpha[r] == 1.0f) continue;
             float* row = out + r * width_;
@@ -181,6 +181,7 @@ private:
     uint32_t *keys_ = nullptr, *values_ = nullptr;
     float* scores_ = nullptr;
     bf16* weights_ = nullptr;
+    TileSoftmax<keys, block_rows> softmax_;
     Next next_[keys + 1];
 };
 

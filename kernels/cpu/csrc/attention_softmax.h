@@ -62,10 +62,13 @@ inline void transform(float* scores, int count, const Scores& how) {
     }
 }
 
-// The largest of a row's scores in [low, high), those outside set to -inf.
-inline float find_largest(float* scores, int count, int low, int high) {
+// Scores outside of [low, high) become -inf.
+inline void hide(float* scores, int count, int low, int high) {
     for (int i = 0; i < low; ++i) scores[i] = -std::numeric_limits<float>::infinity();
     for (int i = high; i < count; ++i) scores[i] = -std::numeric_limits<float>::infinity();
+}
+
+inline float find_largest(const float* scores, int count) {
     Vec most = Vec::load(scores);
     for (int i = Vec::W; i < count; i += Vec::W) most = max(most, Vec::load(scores + i));
     return largest(most);
@@ -86,7 +89,8 @@ inline void soften(float* scores, P* out, int rows, int count, const See& see, c
         float* row = scores + r * Stride;
         if (!plain) transform(row, count, how);
         const auto seen = see(r);
-        const float top = find_largest(row, count, seen.first, seen.second) * factor;
+        hide(row, count, seen.first, seen.second);
+        const float top = find_largest(row, count) * factor;
         tops[r] = top > running.largest[r] ? top : running.largest[r];
         change[r] = running.largest[r] - tops[r];
     }

@@ -67,7 +67,7 @@ def test_poison_is_not_seen(native: ModuleType, rng: np.random.Generator, poison
 def test_scores_far_apart(native: ModuleType, rng: np.random.Generator, dtype: str) -> None:
     """Where a row's largest score comes late, and the others vanish beside it."""
     shape = Shape(dtype=dtype, scale=3.0)
-    step = make_step(native, shape, rng, [(600, 1), (0, 90)], gain=3.0)
+    step = make_step(native, shape, rng, [(600, 1), (0, 90), (300, 200)], gain=3.0)
     error = np.abs(step.run(native) - step.expected()).max()
     # A score of some hundred has an error of its own: float32 sums, and their exponentials.
     assert error <= (0.2 if dtype == "bfloat16" else 2e-3), error
