@@ -96,7 +96,7 @@ class Worker:
         return answer
 
     def seconds(self) -> float:
-        """What the process has had of the processor; the fields of /proc/PID/stat after its name."""
+        """What the process has had of the processor: fields of /proc/PID/stat after its name."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
