@@ -20,7 +20,7 @@ import triton.language as tl
 
 from pagoda_triton_interpret.crowd import FOR_MANY, Crowd, Reduction, fits
 
-MOST_AT_ONCE = 32  # programs
+MOST_AT_ONCE = 128  # programs
 MOST_LINES = 50_000  # kept, of some kilobytes each
 FIXED = "fixed"  # marks the handles that no argument and no number of a program had a part in
 
