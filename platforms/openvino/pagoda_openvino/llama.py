@@ -67,9 +67,13 @@ class _Builder:
         x = op.gather(table, op.unsqueeze(self.token_ids, ints(1)), ints(0))  # [T, 1, hidden]
         for layer in range(shape.num_layers):
             at = f"model.layers.{layer}."
-            x = op.add(x, self._attention(layer, self._norm(x, f"{at}input_layernorm")))
+            mixed = self._attention(layer, self._norm(x, f"{at}input_layernorm"))
+            if layer == shape.num_layers - 1:  # its keys and values are all cached: the rest of it
+                x, mixed = self._wanted(x), self._wanted(mixed)  # is for rows with logits alone
+            rows = {f"{at}self_attn.o_proj": shape.hidden}
+            x = op.add(x, self._linear(mixed, rows, shape.o_bias))
             x = op.add(x, self._mlp(f"{at}mlp.", self._norm(x, f"{at}post_attention_layernorm")))
-        x = op.gather(self._norm(x, "model.norm"), self.logit_rows, ints(0))
+        x = self._norm(x, "model.norm")
         head = table if shape.tied else self.weights.matrix({"lm_head.weight": size})
         logits = op.reshape(op.matmul(x, head, False, True), ints([-1, shape.vocab_size]), False)
         logits.output(0).get_tensor().set_names({"logits"})
@@ -99,8 +103,10 @@ class _Builder:
             self.step,
             Heads(num_heads, num_kv_heads, dim, shape.windows[layer]),
         )
-        mixed = op.reshape(mixed, ints([-1, 1, num_heads * dim]), False)
-        return self._linear(mixed, {f"{at}o_proj": shape.hidden}, shape.o_bias)
+        return op.reshape(mixed, ints([-1, 1, num_heads * dim]), False)
+
+    def _wanted(self, x: ov.Node) -> ov.Node:
+        return op.gather(x, self.logit_rows, ints(0))
 
     def _mlp(self, at: str, x: ov.Node) -> ov.Node:
         hidden, inner, biased = self.shape.hidden, self.shape.intermediate, self.shape.mlp_bias

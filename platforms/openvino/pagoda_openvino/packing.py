@@ -13,7 +13,7 @@ import openvino as ov
 from pagoda_openvino.cache import CacheLayout, PagedCache
 from pagoda_openvino.model_graph import ModelGraph
 
-SECONDS = 0.04  # between two times that pages are handed back: each costs reading some of them again
+SECONDS = 0.04  # between two times that pages are handed back; each costs finding some anew
 
 
 @contextmanager
