@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagoda_kernels_triton.heads import normed_and_turned
+from pagoda_kernels_triton.join import after_shared, hand_in
 from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.scores import LOG2E, attend, capped, places_of
 from pagoda_kernels_triton.shared import Found
@@ -72,11 +73,8 @@ def _own_key(
 )
 def _decode(
     q_ptr, cache_ptr, out_ptr,
-    parts_ptr,  # [rows, heads, SPLITS, PADDED] float32
-    levels_ptr,  # [rows, heads, SPLITS, 2] float32: top and total
-    arrived_ptr,  # [rows, kv heads] int32, 0 before and after
-    lens_ptr, block_start_ptr, blocks_ptr,
-    order_ptr,
+    parts_ptr, levels_ptr, arrived_ptr,  # as ``join.py`` has them
+    lens_ptr, block_start_ptr, blocks_ptr, order_ptr,
     shared_ptr, shared_levels_ptr, own_start_ptr,  # as ``shared.py`` made them
     k_ptr, v_ptr, slots_ptr, cos_ptr, sin_ptr, q_norm_ptr, k_norm_ptr, epsilon, scale,
     stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head, stride_angle,
@@ -84,14 +82,11 @@ def _decode(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, FRESH: tl.constexpr, ROTATE: tl.constexpr,
-    NORM: tl.constexpr, SPLITS: tl.constexpr, JOINED: tl.constexpr,  # heads joined at a time
-    ORDERED: tl.constexpr,
-    SHARES: tl.constexpr,  # 0: rows share nothing
-    OVERLAP: tl.constexpr,
+    NORM: tl.constexpr, SPLITS: tl.constexpr, JOINED: tl.constexpr, ORDERED: tl.constexpr,
+    SHARES: tl.constexpr, OVERLAP: tl.constexpr,  # no SHARES: rows share nothing
 ):  # fmt: skip
     await_previous(OVERLAP)
-    head = tl.program_id(0)
-    part = tl.program_id(1)
+    head, part = tl.program_id(0), tl.program_id(1)
     token = tl.program_id(2).to(tl.int64)
     if ORDERED:
         token = tl.load(order_ptr + token).to(tl.int64)
@@ -107,8 +102,7 @@ def _decode(
     end = tl.minimum(start + size, cached)
     blocks_ptr += tl.load(block_start_ptr + token)
 
-    row = tl.arange(0, ROWS)
-    d = tl.arange(0, PADDED)
+    row, d = tl.arange(0, ROWS), tl.arange(0, PADDED)
     q_head = head * GROUP + row
     real = (row < GROUP)[:, None] & (d < HEAD)[None, :]
     cos_ptr, sin_ptr = cos_ptr + token * stride_angle, sin_ptr + token * stride_angle
@@ -138,7 +132,7 @@ def _decode(
     if SHARES > 0:
         first = (token * (KV_HEADS * GROUP) + q_head) * SHARES
         sharing = (row < GROUP) & (part == 0) & (low > 0)
-        top, total, found = _after_shared(
+        top, total, found = after_shared(
             shared_ptr, shared_levels_ptr, first, sharing, top, total, found, PADDED, SHARES
         )
     key_ptr, value_ptr = places_of(cache_ptr, head, KV_HEADS, BLOCK, HEAD)
@@ -152,82 +146,10 @@ def _decode(
         found /= tl.where(total > 0.0, total, 1.0)[:, None]
         tl.store(out_at + (q_head * HEAD)[:, None] + d[None, :], found.to(kind), mask=real)
     else:
-        at = (token * (KV_HEADS * GROUP) + q_head) * SPLITS
-        tl.store(levels_ptr + (at + part) * 2, top, mask=row < GROUP)
-        tl.store(levels_ptr + (at + part) * 2 + 1, total, mask=row < GROUP)
-        places = (at + part)[:, None] * PADDED + d[None, :]
-        tl.store(parts_ptr + places, found, mask=(row < GROUP)[:, None])
-        tl.debug_barrier()  # every thread's part is written before the program says so
-        arrived_ptr += token * KV_HEADS + head
-        num_parts = tl.maximum(tl.cdiv(cached - low, size), 1)
-        if tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == num_parts - 1:
-            tl.store(arrived_ptr, 0)
-            _join(
-                parts_ptr, levels_ptr, out_at, token * (KV_HEADS * GROUP), head, num_parts,
-                GROUP, HEAD, PADDED, SPLITS, JOINED,
-            )  # fmt: skip
-
-
-@triton.jit
-def _after_shared(
-    parts_ptr, levels_ptr, first, real, top, total, found,
-    PADDED: tl.constexpr, SHARES: tl.constexpr,
-):  # fmt: skip
-    """What was found so far joined with every part of the shared keys."""
-    d = tl.arange(0, PADDED)
-    for i in tl.static_range(SHARES):
-        other = tl.load(levels_ptr + (first + i) * 2, mask=real, other=float("-inf"))
-        count = tl.load(levels_ptr + (first + i) * 2 + 1, mask=real, other=0.0)
-        places = (first + i)[:, None] * PADDED + d[None, :]
-        values = tl.load(parts_ptr + places, mask=real[:, None], other=0.0)
-        higher = tl.maximum(top, other)
-        level = tl.where(higher == float("-inf"), 0.0, higher)
-        mine, theirs = tl.exp2(top - level), tl.exp2(other - level)
-        total = total * mine + count * theirs
-        found = found * mine[:, None] + values * theirs[:, None]
-        top = higher
-    return top, total, found
-
-
-@triton.jit
-def _join(
-    parts_ptr, levels_ptr, out_ptr, first, head, num_parts,
-    GROUP: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr,
-    SPLITS: tl.constexpr, JOINED: tl.constexpr,
-):  # fmt: skip
-    """The outputs of a row's heads that share keys, from what all its programs found."""
-    d = tl.arange(0, PADDED)
-    for i in tl.static_range(0, GROUP, JOINED):
-        mine = i + tl.arange(0, JOINED)
-        there = mine < GROUP
-        q_head = head * GROUP + mine
-        at = (first + q_head) * SPLITS
-        whole = _joined(parts_ptr, levels_ptr, at, there, num_parts, SPLITS, PADDED)
-        places = out_ptr + (q_head * HEAD)[:, None] + d[None, :]
-        mask = there[:, None] & (d < HEAD)[None, :]
-        tl.store(places, whole.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _joined(
-    parts_ptr, levels_ptr, at, there, num_parts,
-    SPLITS: tl.constexpr, PADDED: tl.constexpr,
-):  # fmt: skip
-    """[heads, PADDED] of what the parts found, past this multiprocessor's own cache."""
-    part = tl.arange(0, SPLITS)
-    d = tl.arange(0, PADDED)
-    places = at[:, None] + part[None, :]
-    made = there[:, None] & (part < num_parts)[None, :]
-    cg: tl.constexpr = ".cg"
-    top = tl.load(levels_ptr + places * 2, mask=made, other=float("-inf"), cache_modifier=cg)
-    total = tl.load(levels_ptr + places * 2 + 1, mask=made, other=0.0, cache_modifier=cg)
-    values = parts_ptr + (places * PADDED)[:, :, None] + d[None, None, :]
-    parts = tl.load(values, mask=made[:, :, None], other=0.0, cache_modifier=cg)
-    level = tl.max(top, axis=1)
-    weight = tl.exp2(top - tl.where(level == float("-inf"), 0.0, level)[:, None])
-    whole = tl.sum(total * weight, axis=1)
-    found = tl.sum(parts * weight[:, :, None], axis=1)
-    return found / tl.where(whole > 0.0, whole, 1.0)[:, None]
+        hand_in(
+            parts_ptr, levels_ptr, arrived_ptr, out_at, token, head, part, cached - low, size,
+            top, total, found, KV_HEADS, GROUP, HEAD, PADDED, ROWS, SPLITS, JOINED,
+        )  # fmt: skip
 
 
 @once

@@ -26,8 +26,7 @@ def _weights(q_ptr, k_ptr, is_q, d, HALF: tl.constexpr):
 def _rotate_and_store(
     q_ptr, k_ptr, v_ptr, q_out_ptr, k_out_ptr, cache_ptr,
     slots_ptr,  # [T] int64, below 0: not stored
-    cos_ptr, sin_ptr, q_norm_ptr, k_norm_ptr,
-    epsilon,
+    cos_ptr, sin_ptr, q_norm_ptr, k_norm_ptr, epsilon,
     stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head,
     stride_q_out, stride_k_out, stride_angle, stride_block,
     HEADS: tl.constexpr,

@@ -17,20 +17,13 @@ from pagoda.platform import (
     StepLimits,
     hookimpl,
 )
-from pagoda_cuda import installed, nvml
+from pagoda_cuda import dtypes, installed, nvml
 
 if TYPE_CHECKING:
     from pagoda.conformance.profile import Profile
 
 OLDEST = (7, 5)
 """The first compute capability that PyTorch's builds for CUDA 13 run on."""
-
-FP8 = (8, 9)
-"""The first compute capability that converts fp8."""
-
-KV_DTYPES = ("fp8_e4m3", "fp8_e5m2")
-ROUNDING = {"fp8_e4m3": 1.5, "fp8_e5m2": 3.0}
-"""Three and two bits of fraction, without scales: 2^-4 and 2^-3 of every key and value."""
 
 SMALL = 1 << 28
 """Layers times the square of their width, about a tenth of the parameters, of small models."""
@@ -58,18 +51,13 @@ def _describe(index: int, gpu: nvml.Gpu) -> DeviceInfo:
 
 @hookimpl
 def pagoda_capabilities(model: ModelInfo | None, devices: Sequence[DeviceInfo]) -> Capabilities:
-    oldest = min((_capability(device) for device in devices), default=FP8)
     return Capabilities(
         limits=StepLimits(max_tokens=32768, max_requests=1024, steps_in_flight=2),
-        dtypes=("bfloat16", "float16", "float32") if oldest >= (8, 0) else ("float16", "float32"),
-        kv_dtypes=("auto", *KV_DTYPES) if oldest >= FP8 else ("auto",),
+        dtypes=dtypes.computed(devices),
+        kv_dtypes=dtypes.cached(devices),
         features=frozenset(Feature) - {Feature.TENSOR_PARALLEL},
         block_sizes=(16, 32, 64, 128),
     )
-
-
-def _capability(device: DeviceInfo) -> tuple[int, ...]:
-    return tuple(map(int, device.details.get("compute capability", "8.0").split(".")))
 
 
 @hookimpl
@@ -99,13 +87,13 @@ def pagoda_create_runner(
         from pagoda_cuda.attention import HopperAttention
 
         attention = HopperAttention()
-    whole = config.kv_cache_dtype not in KV_DTYPES  # PyTorch's own operations take no fp8
+    fp8 = config.kv_cache_dtype in dtypes.FP8  # PyTorch's own operations take none
     family = TorchFamily(
         device=device,
-        attention=[attention, GatherAttention()] if whole else [attention],
+        attention=[attention] if fp8 else [attention, GatherAttention()],
         ops=OPS,
         graphs=CudaGraphs(device.device),
-        kv_dtypes=KV_DTYPES,
+        kv_dtypes=dtypes.FP8,
     )
     return TorchRunner(config, model, family)
 
@@ -126,4 +114,4 @@ def pagoda_diagnose() -> Mapping[str, str]:
 def pagoda_conformance_profile() -> Profile:
     from pagoda_torch.conformance import torch_profile
 
-    return torch_profile(tolerances=ROUNDING)
+    return torch_profile(tolerances=dtypes.ROUNDING)

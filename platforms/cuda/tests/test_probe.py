@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pagoda.platform import Unavailable
+from pagoda.platform import DeviceInfo, Unavailable
 from pagoda_cuda import installed, nvml, plugin
 
 ONE = nvml.Gpu("NVIDIA H200", "GPU-1111-aa", 140 << 30, (9, 0))
@@ -102,3 +102,19 @@ def test_the_plugin_is_light() -> None:
     source = Path(str(importlib.util.find_spec("pagoda_cuda.plugin").origin))  # type: ignore[union-attr]
     top = [line for line in source.read_text().splitlines() if line.startswith(("import", "from"))]
     assert not any("torch" in line or "triton" in line for line in top)
+
+
+@pytest.mark.parametrize(
+    ("capability", "computed", "cached"),
+    [
+        ("7.5", "float16", 1),
+        ("8.0", "bfloat16", 1),
+        ("8.9", "bfloat16", 3),
+        ("10.0", "bfloat16", 3),
+    ],
+)
+def test_dtypes_follow_the_compute_capability(capability: str, computed: str, cached: int) -> None:
+    device = DeviceInfo("0", "one", 1 << 30, "", {"compute capability": capability})
+    newer = DeviceInfo("1", "two", 1 << 30, "", {"compute capability": "12.0"})
+    found = plugin.pagoda_capabilities(model=None, devices=[device, newer])
+    assert found.dtypes[0] == computed and len(found.kv_dtypes) == cached
