@@ -30,6 +30,7 @@ from pagoda.platform import (
     UnsupportedFeature,
 )
 from pagoda_torch.attention import AttentionBackend, AttentionSpec
+from pagoda_torch.cache_memory import zeros
 from pagoda_torch.decode_graphs import DecodeGraphs
 from pagoda_torch.family import Download, TorchFamily
 from pagoda_torch.layers.attention import Attention
@@ -229,7 +230,7 @@ class TorchRunner:
         for layer in self._layers:
             shape = layer.backend.cache_shape(num_blocks, self.block_size, layer.spec)
             try:
-                layer.cache = torch.zeros(shape, dtype=dtype, device=device)
+                layer.cache = zeros(shape, dtype, device)
             except (RuntimeError, MemoryError) as error:  # what torch calls out of memory
                 needed = _gib(num_blocks * self.kv_cache_spec().groups[0].block_bytes)
                 raise OutOfMemory(
