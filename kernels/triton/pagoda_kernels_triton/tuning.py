@@ -65,9 +65,10 @@ _DECODE = {
     "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
     "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_FLOAT),
     "sm_90": Tiles(Tile(16, 64, 2, 3), Tile(16, 32, 4, 2), *_FLOAT),
-    "gfx1100": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 16, 1), Tile(16, 16, 8, 1), None),
+    "gfx1100": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 16, 1), Tile(16, 16, 16, 1), None),
     "gfx1201": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 8, 1), None),
 }
+_SHARED_FLOAT = {"gfx1100": Tile(16, 16, 16, 1), "gfx1201": Tile(16, 16, 8, 1)}
 _ALIKE = {
     **dict.fromkeys(("sm_86", "sm_87"), "sm_89"),
     **{"sm_103": "sm_100", "sm_121": "sm_120", "gfx908": "gfx90a", "gfx1200": "gfx1201"},
@@ -118,7 +119,7 @@ def shared_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     """For queries of one token that share keys: as prompts, in tiles of 64 rows at most, for there
     are few programs; in float32 what does not spill."""
     if itemsize == 4:
-        return Tile(16, 16, 4, 2)
+        return _SHARED_FLOAT.get(_row(target), Tile(16, 16, 4, 2))
     tile = prefill_tile(target, head_size, itemsize)
     return replace(tile, rows=min(tile.rows, 64))
 
