@@ -31,27 +31,37 @@ size_t bytes_of_scales(Weight weight, int64_t depth) {
 
 constexpr size_t huge_page = size_t(2) << 20;
 
+// Some inputs of every row at a time: what is read and written in turns stays in the nearest cache.
 template <class T>
 void store_plain(T* panel, const float* rows, int64_t depth, int step) {
-    for (int64_t k = 0; k < depth; k += step)
+    constexpr int64_t some = 16;
+    for (int64_t first = 0; first < depth; first += some)
         for (int n = 0; n < panel_width; ++n)
-            for (int i = 0; i < step; ++i) from_float(rows[n * depth + k + i], *panel++);
+            for (int64_t k = first; k < std::min(first + some, depth); ++k)
+                from_float(rows[n * depth + k], panel[place_of(step, k, n)]);
 }
 
 float largest_magnitude(const float* x, int64_t count) {
-    float found = 0;
-    for (int64_t i = 0; i < count; ++i) found = std::fabs(x[i]) > found ? std::fabs(x[i]) : found;
-    return found;
+    Vec most = Vec::zero();
+    for (int64_t i = 0; i < count; i += Vec::W) {
+        const Vec v = Vec::load(x + i);
+        most = max(max(v, Vec::zero() - v), most);
+    }
+    return largest(most);
 }
 
+// The inputs of one instruction lie side by side, and are written together.
 void store_int8(char* panel, float* scales, const float* rows, int64_t depth) {
+    constexpr int64_t part = 64;  // the depth is a multiple
     for (int n = 0; n < panel_width; ++n) {
         const float* row = rows + n * depth;
         const float scale = largest_magnitude(row, depth) / 127, inverse = scale > 0 ? 1 / scale : 0;
         scales[n] = scale;
-        for (int64_t k = 0; k < depth; ++k) {
-            const int level = int(std::nearbyint(row[k] * inverse)) + int8_zero;
-            panel[place_of(int8_step, k, n)] = char(level);
+        for (int64_t k = 0; k < depth; k += part) {
+            int8_t levels[part];
+            for (int64_t i = 0; i < part; i += Vec::W) (Vec::load(row + k + i) * Vec::all(inverse)).store(levels + i);
+            for (int8_t& level : levels) level = int8_t(level + int8_zero);
+            for (int64_t i = 0; i < part; i += int8_step) std::memcpy(panel + place_of(int8_step, k + i, n), levels + i, int8_step);
         }
     }
 }
