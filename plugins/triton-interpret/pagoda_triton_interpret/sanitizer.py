@@ -74,7 +74,8 @@ def _programs(builder: Any, ptrs: Any, mask: Any) -> np.ndarray:
 
 def _active(lanes: np.ndarray, mask: Any) -> np.ndarray:
     if mask is not None:
-        wanted = mask.data.astype(bool, copy=False)
+        plain = isinstance(mask, np.ndarray)  # as tensor descriptors give it
+        wanted = (mask if plain else mask.data).astype(bool, copy=False)
         same = wanted.shape == lanes.shape
         lanes = lanes[wanted if same else np.broadcast_to(wanted, lanes.shape)]
     return lanes.reshape(-1)
