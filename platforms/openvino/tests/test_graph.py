@@ -68,6 +68,7 @@ def test_operations_are_fused(
     assert found["PagedAttention"] == layers
     assert found["RoPE"] == 2 * layers
     assert found["RMS"] == norms * layers + 1
+    assert found["FullyConnected"] == 5 * layers + 1  # queries, keys and values are one
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
