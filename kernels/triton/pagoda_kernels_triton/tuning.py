@@ -53,6 +53,7 @@ _PREFILL = {
     "": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
     "sm_80": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
     "sm_90": Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), *_FLOAT),
+    "sm_100": Tiles(*[Tile(64, 32, 4, 1)] * 2, Tile(32, 32, 8, 1), Tile(32, 32, 16, 1)),
     **dict.fromkeys(
         ("gfx90a", "gfx942", "gfx950"), Tiles(Tile(128, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT)
     ),
@@ -65,10 +66,14 @@ _DECODE = {
     "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
     "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_FLOAT),
     "sm_90": Tiles(Tile(16, 64, 2, 3), Tile(16, 32, 4, 2), *_FLOAT),
+    "sm_100": Tiles(*[Tile(16, 32, 4, 1)] * 2, Tile(16, 16, 8, 1), Tile(16, 16, 8, 2)),
     "gfx1100": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 16, 1), Tile(16, 16, 16, 1), None),
     "gfx1201": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 8, 1), None),
 }
-_SHARED_FLOAT = {"gfx1100": Tile(16, 16, 16, 1), "gfx1201": Tile(16, 16, 8, 1)}
+_SHARED_FLOAT = {
+    "gfx1100": Tile(16, 16, 16, 1),
+    **dict.fromkeys(("gfx1201", "sm_100"), Tile(16, 16, 8, 1)),
+}
 _ALIKE = {
     **dict.fromkeys(("sm_86", "sm_87"), "sm_89"),
     **{"sm_103": "sm_100", "sm_121": "sm_120", "gfx908": "gfx90a", "gfx1200": "gfx1201"},
