@@ -48,12 +48,15 @@ class Target:
     num_units: int  # multiprocessors, or compute units
 
 
+_NVIDIA = ("sm_80", "sm_89", "sm_100", "sm_120")  # beside the one that was measured
 _FLOAT = Tile(64, 32, 4, 1), Tile(32, 32, 4, 1)
 _PREFILL = {
     "": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
-    "sm_80": Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT),
+    **dict.fromkeys(
+        _NVIDIA,
+        Tiles(Tile(64, 32, 4, 1), Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 16, 1)),
+    ),
     "sm_90": Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), *_FLOAT),
-    "sm_100": Tiles(*[Tile(64, 32, 4, 1)] * 2, Tile(32, 32, 8, 1), Tile(32, 32, 16, 1)),
     **dict.fromkeys(
         ("gfx90a", "gfx942", "gfx950"), Tiles(Tile(128, 32, 4, 1), Tile(64, 32, 4, 1), *_FLOAT)
     ),
@@ -62,17 +65,18 @@ _PREFILL = {
     "gfx1201": Tiles(Tile(64, 32, 4, 1), Tile(32, 16, 4, 1), Tile(16, 16, 8, 1), None),
 }
 _FLOAT = Tile(16, 32, 4, 2), Tile(16, 32, 4, 2)
+_NARROW = Tile(16, 16, 8, 1), Tile(16, 16, 8, 2)
 _DECODE = {
     "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
-    "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_FLOAT),
+    **dict.fromkeys(_NVIDIA, Tiles(*[Tile(16, 32, 4, 1)] * 2, *_NARROW)),
+    "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_NARROW),
     "sm_90": Tiles(Tile(16, 64, 2, 3), Tile(16, 32, 4, 2), *_FLOAT),
-    "sm_100": Tiles(*[Tile(16, 32, 4, 1)] * 2, Tile(16, 16, 8, 1), Tile(16, 16, 8, 2)),
     "gfx1100": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 16, 1), Tile(16, 16, 16, 1), None),
     "gfx1201": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 8, 1), None),
 }
 _SHARED_FLOAT = {
     "gfx1100": Tile(16, 16, 16, 1),
-    **dict.fromkeys(("gfx1201", "sm_100"), Tile(16, 16, 8, 1)),
+    **dict.fromkeys(("gfx1201", *_NVIDIA), Tile(16, 16, 8, 1)),
 }
 _ALIKE = {
     **dict.fromkeys(("sm_86", "sm_87"), "sm_89"),
