@@ -20,9 +20,10 @@ pip install --quiet --no-deps -e kernels/triton -e platforms/cuda -e platforms/r
     -e kernels/sycl -e platforms/xpu \
     -e kernels/pallas -e kernels/nki -e platforms/xla -e platforms/tpu -e platforms/neuron
 
-ruff check .
-ruff format --check .
-mypy
+failed=0
+ruff check . || failed=1
+ruff format --check . || failed=1
+mypy || failed=1
 
 # The tests' models are tiny: a second thread would only wait for the first.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -38,7 +39,6 @@ set -m  # a process group, to be stopped as a whole
 trap 'kill -- -$! 2> /dev/null || true; rm -f "$beside"' EXIT
 set +m
 
-failed=0
 python -m pytest "$@" || failed=1
 for platform in reference cpu openvino; do
     python -m pytest -q --pagoda-platform "$platform" || failed=1

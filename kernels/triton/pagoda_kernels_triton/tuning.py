@@ -68,7 +68,7 @@ _FLOAT = Tile(16, 32, 4, 2), Tile(16, 32, 4, 2)
 _NARROW = Tile(16, 16, 8, 1), Tile(16, 16, 8, 2)
 _DECODE = {
     "": Tiles(*[Tile(16, 32, 4, 1)] * 4),
-    **dict.fromkeys(_NVIDIA, Tiles(*[Tile(16, 32, 4, 1)] * 2, *_NARROW)),
+    **dict.fromkeys(_NVIDIA, Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 4, 1), *_NARROW)),
     "sm_80": Tiles(Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), *_NARROW),
     "sm_90": Tiles(Tile(16, 64, 2, 3), Tile(16, 32, 4, 2), *_FLOAT),
     "gfx1100": Tiles(Tile(16, 32, 4, 1), Tile(16, 32, 16, 1), Tile(16, 16, 16, 1), None),
