@@ -14,7 +14,7 @@ from typing import Any
 import pluggy
 
 from pagoda.platform import defaults, hookspecs
-from pagoda.platform.errors import PagodaError, Unavailable
+from pagoda.platform.errors import InvalidValue, PagodaError, Unavailable
 from pagoda.platform.types import CONTRACT, DeviceInfo, PlatformInfo
 
 GROUP = "pagoda"
@@ -186,7 +186,9 @@ def survey() -> list[Finding]:
 
 def choose(device: str = "auto", count: int = 1) -> Choice:
     """The platform and ``count`` devices that ``device`` names: ``auto``, ``name`` or
-    ``name:id[,id...]``.  A named platform fails loudly; ``auto`` takes the best usable one."""
+    ``name:id[,id...]``.  A named platform fails loudly; ``auto`` takes the best usable one.
+
+    Raises Unavailable, and InvalidValue for a setting that a platform's probe refuses."""
     if device == "auto":
         return _choose_best(count)
     name, _, ids = device.partition(":")
@@ -231,6 +233,8 @@ def _choose_best(count: int) -> Choice:
     for platform in loaded:
         try:
             devices = _take(platform, _usable(platform, platform.probe()), count)
+        except InvalidValue:  # the user's slip, not this machine's lack: the next would hide it
+            raise
         except PagodaError as error:
             refusals.append(f"{platform.info.name}: {error}")
             continue

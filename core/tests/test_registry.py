@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pagoda import registry
-from pagoda.platform import CONTRACT, Unavailable
+from pagoda.platform import CONTRACT, InvalidValue, Unavailable
 
 Platforms = Any  # conftest's Platforms
 
@@ -84,6 +84,15 @@ def test_a_failing_probe_is_told_as_unavailable(
     platforms.add("sliderule", priority=1)
     assert "'abacus'" in refusal("abacus") and shown in refusal("abacus")
     assert registry.choose("auto").platform.info.name == "sliderule"
+
+
+def test_auto_does_not_hide_a_wrong_setting(platforms: Platforms) -> None:
+    wrong = 'from pagoda.platform import InvalidValue; raise InvalidValue("BEADS", "x", "a number")'
+    platforms.add("abacus", priority=1, probe=wrong)
+    platforms.add("sliderule", priority=0)
+    with pytest.raises(InvalidValue, match="BEADS='x': a number"):
+        registry.choose("auto")
+    assert [finding.usable for finding in registry.survey()] == [False, True]
 
 
 def test_two_distributions_of_one_name(platforms: Platforms) -> None:

@@ -60,6 +60,7 @@ def pagoda_step_finished(stats: StepStats) -> None:
 def pagoda_probe() -> list[DeviceInfo]:  # type: ignore[empty-body]
     """Return the devices found, usable or not, or raise Unavailable with a reason and a remedy.
 
+    InvalidValue is for a setting of the user's: ``auto`` stops there and takes no other platform.
     Must leave the environment and any global runtime state as they were."""
 
 

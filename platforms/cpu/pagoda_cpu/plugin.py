@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from pagoda.platform import (
     Capabilities,
     DeviceInfo,
     Feature,
+    InvalidValue,
     ModelInfo,
     ModelRunner,
     PlatformInfo,
@@ -45,8 +47,9 @@ def pagoda_probe() -> list[DeviceInfo]:
         raise Unavailable("its kernels are not installed", "pip install pagoda-kernels-cpu")
     try:
         from pagoda_kernels_cpu import LEVEL
-    except (RuntimeError, ValueError) as error:
-        raise Unavailable(f"its kernels cannot run: {error}", "unset PAGODA_CPU_ISA") from error
+    except (RuntimeError, ValueError) as error:  # "PAGODA_CPU_ISA='x': why"
+        asked, why = os.environ.get("PAGODA_CPU_ISA"), str(error).partition(": ")[2]
+        raise InvalidValue("PAGODA_CPU_ISA", asked, f"{why}. Try: unset it") from error
     total, _ = hardware.memory()
     details = {
         "kernels": LEVEL,

@@ -46,5 +46,5 @@ def test_a_level_that_the_cpu_lacks_is_said_by_the_probe() -> None:
         capture_output=True,
         text=True,
     )
-    assert "Unavailable: its kernels cannot run: PAGODA_CPU_ISA='sse9'" in told.stderr
-    assert "unset PAGODA_CPU_ISA" in told.stderr
+    assert "InvalidValue: PAGODA_CPU_ISA='sse9': must be one of portable" in told.stderr
+    assert "Try: unset it" in told.stderr
