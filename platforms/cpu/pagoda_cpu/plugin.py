@@ -51,11 +51,8 @@ def pagoda_probe() -> list[DeviceInfo]:
         asked, why = os.environ.get("PAGODA_CPU_ISA"), str(error).partition(": ")[2]
         raise InvalidValue("PAGODA_CPU_ISA", asked, f"{why}. Try: unset it") from error
     total, _ = hardware.memory()
-    details = {
-        "kernels": LEVEL,
-        "cores": str(hardware.num_cores()),
-        "isa": " ".join(hardware.isa_flags()) or "unknown",
-    }
+    isa = " ".join(hardware.isa_flags()) or "unknown"
+    details = {"kernels": LEVEL, "cores": str(hardware.num_cores()), "isa": isa}
     return [DeviceInfo("0", hardware.cpu_name(), memory_bytes=total, details=details)]
 
 

@@ -110,11 +110,13 @@ class DecodeGraphs:
         nothing = SharedPrefix(np.zeros(0, np.int64), 0) if sharing else None
         padding = self._padding(size, nothing)
         self._send(padding.reshape(-1))
-        columns = torch.split(self.inputs[: padding.size], size)
+        sent, slots, context, block_start, order, *more = torch.split(
+            self.inputs[: padding.size], size
+        )
         blocks = self.inputs[padding.size :]
         shared = None
         if sharing:
-            members, own_start, extent = columns[NUM_COLUMNS:]
+            members, own_start, extent = more
             shared = SharedRows(members, extent[:2], own_start)
         lens, tokens = self.lens[:size], self.tokens[:size]
         step = TorchStep(
@@ -126,14 +128,15 @@ class DecodeGraphs:
             positions=self.positions[:size],
             cache_slots=self.cache_slots[:size],
         )
-        rows = DecodeRows(lens, step.cache_slots, columns[3], blocks, columns[4], shared)
+        rows = DecodeRows(lens, step.cache_slots, block_start, blocks, order, shared)
         for backend in self.backends:
             step.plans[backend.name] = backend.plan_recorded(rows)
-        model, ops, slots = self.model, self.context.ops, columns[1]
-        found = (step.token_ids, step.positions, lens, step.cache_slots)
+        model, ops = self.model, self.context.ops
+        given = sent, slots, context, block_start, blocks
+        found = step.token_ids, step.positions, lens, step.cache_slots
 
         def work() -> Tensor:
-            ops.decode_inputs(*columns[:4], blocks, self.last_tokens, self.block_size, *found)
+            ops.decode_inputs(*given, self.last_tokens, self.block_size, *found)
             hidden = model.forward(step.token_ids, step.positions, step)
             if greedy:
                 ops.take_greedy(model.logits(hidden), slots, self.last_tokens, tokens)
