@@ -14,9 +14,9 @@ GROUPS = (128, 256, 64, 512, 32)
 """Columns a group: what OpenVINO was measured to be quickest at, the best first."""
 
 
-def add_largest(graph: ov.Model, vocab_size: int) -> bool:
-    """Give ``graph`` a second output, ``largest`` float32 [N, groups]; False where the vocabulary
-    does not divide into groups."""
+def add_largest(graph: ov.Model, vocab_size: int) -> None:
+    """Give ``graph`` a second output, ``largest`` float32 [N, groups], where the vocabulary divides
+    into groups."""
     size = next((size for size in GROUPS if vocab_size % size == 0), 0)
     if size:
         logits = graph.output("logits").get_node().input_value(0)
@@ -24,10 +24,9 @@ def add_largest(graph: ov.Model, vocab_size: int) -> bool:
         largest = op.reduce_max(grouped, ints([2]), False)
         largest.output(0).get_tensor().set_names({"largest"})
         graph.add_results([op.result(largest)])
-    return size > 0
 
 
-def pick(logits: Float32, largest: Float32 | None) -> Int32:
+def pick(logits: Float32, largest: Float32 | None = None) -> Int32:
     """[N] the column of each row's largest logit, the first of equals."""
     if largest is None:
         return np.asarray(logits.argmax(axis=1), np.int32)

@@ -5,7 +5,9 @@ attention knows where a request begins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 import openvino as ov
@@ -15,6 +17,7 @@ from pagoda.models.rope import frequencies
 from pagoda.models.shape import LlamaShape, read_shape
 from pagoda.platform import ModelInfo, RunnerConfig
 from pagoda.platform.batch import Float32
+from pagoda_openvino.blocking import NO_LIMIT
 from pagoda_openvino.paged_attention import (
     Heads,
     cache_parameters,
@@ -44,6 +47,10 @@ class LlamaGraph:
         source.finish()
         return graph
 
+    @property
+    def most_tokens(self) -> int:
+        return self.weights.most_tokens if self.weights else NO_LIMIT
+
     def hand_back_pages(self) -> None:
         if self.weights is not None:
             self.weights.hand_back_pages()
@@ -63,7 +70,7 @@ class _Builder:
     def model(self) -> ov.Model:
         shape = self.shape
         size = (shape.vocab_size, shape.hidden)
-        table = self.weights.matrix({"model.embed_tokens.weight": size})
+        table = self.weights.matrix("model.embed_tokens.weight", size)
         x = op.gather(table, op.unsqueeze(self.token_ids, ints(1)), ints(0))  # [T, 1, hidden]
         for layer in range(shape.num_layers):
             at = f"model.layers.{layer}."
@@ -74,8 +81,8 @@ class _Builder:
             x = op.add(x, self._linear(mixed, rows, shape.o_bias))
             x = op.add(x, self._mlp(f"{at}mlp.", self._norm(x, f"{at}post_attention_layernorm")))
         x = self._norm(x, "model.norm")
-        head = table if shape.tied else self.weights.matrix({"lm_head.weight": size})
-        logits = op.reshape(op.matmul(x, head, False, True), ints([-1, shape.vocab_size]), False)
+        head = [table] if shape.tied else self.weights.factors({"lm_head.weight": size})
+        logits = op.reshape(_product(x, head), ints([-1, shape.vocab_size]), False)
         logits.output(0).get_tensor().set_names({"logits"})
         inputs = [self.token_ids, self.positions, self.logit_rows, *self.step.values()]
         return ov.Model([op.result(logits)], [*inputs, *self.caches], "llama")
@@ -123,8 +130,7 @@ class _Builder:
         """x [T, 1, C] times matrices of so many rows each, their results end to end."""
         columns = x.output(0).get_partial_shape()[2].get_length()
         sizes = {f"{name}.weight": (count, columns) for name, count in rows.items()}
-        weight = self.weights.matrix(sizes)
-        y = op.matmul(x, weight, False, True)
+        y = _product(x, self.weights.factors(sizes))
         if not biased:
             return y
         return op.add(y, self.weights.vector({f"{name}.bias": n for name, n in rows.items()}))
@@ -135,6 +141,16 @@ class _Builder:
         scale = op.divide(_scalar(1), op.sqrt(op.add(mean, _scalar(self.shape.norm_eps))))
         weight = self.weights.vector({f"{name}.weight": size or self.shape.hidden})
         return op.multiply(weight, op.multiply(x, scale))
+
+
+def _product(x: ov.Node, factors: Sequence[ov.Node]) -> ov.Node:
+    """x [T, 1, C] times a matrix whose columns lie in so many parts."""
+    if len(factors) == 1:
+        return op.matmul(x, factors[0], False, True)
+    widths = [factor.output(0).get_shape()[1] for factor in factors]
+    pieces = op.variadic_split(x, ints(2), ints(widths)).outputs()
+    products = map(op.matmul, pieces, factors, repeat(False), repeat(True))
+    return functools.reduce(op.add, products)
 
 
 def _flat(x: ov.Node, width: int) -> ov.Node:

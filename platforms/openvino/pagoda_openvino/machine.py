@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import re
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -35,6 +37,17 @@ def num_cores() -> int:
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
     return max(1, min(len({_siblings(cpu) for cpu in allowed}), _quota()))
+
+
+@functools.cache
+def only_avx2() -> bool:
+    """Whether the processor has vectors of 256 bits and none of 512; False where none can tell."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    words = flags[1].split() if flags else []
+    return "avx2" in words and "avx512f" not in words
 
 
 def _siblings(cpu: int) -> str:

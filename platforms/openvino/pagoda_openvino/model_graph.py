@@ -25,6 +25,11 @@ class ModelGraph(Protocol):
         wanted), the step's and the caches'.  Output: logits float32 [N, V]."""
         ...
 
+    @property
+    def most_tokens(self) -> int:
+        """Of an inference, for speed; known when the graph is built."""
+        ...
+
     def hand_back_pages(self) -> None:
         """Let the system have resident pages that can be read again from their file."""
         ...

@@ -7,9 +7,9 @@ int4   a scale for each 128 columns of each row (all columns where 128 does not 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,11 @@ from openvino import opset13 as op
 
 from pagoda.models.weights import RawTensor
 from pagoda_openvino import machine
+from pagoda_openvino.blocking import GROUP
 from pagoda_openvino.rope import ints
-from pagoda_openvino.scratch import Room
-from pagoda_openvino.weights import Source, Weights, stack, widen
+from pagoda_openvino.scratch import Bytes, Room
+from pagoda_openvino.weights import Source, Weights, widen
 
-GROUP = 128
 NUMBERS = 1 << 18  # worked on at a time by a thread: what a processor's cache holds
 LARGEST = {"int8": 127, "int4": 7}
 WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
@@ -35,44 +35,53 @@ class QuantizedWeights(Weights):
         super().__init__(source)
         self.kind = kind
 
-    def joined(self, raws: Sequence[RawTensor]) -> RawTensor:
-        return stack(raws)  # needed until it is rounded
+    def widened(self, raw: RawTensor) -> bool:
+        return True
 
-    def constant(self, raw: RawTensor) -> ov.Node:
-        kind, size = "int8" if raw.name in WHOLE else self.kind, raw.shape
-        rounding = Rounding(raw, kind)
-        room = self.scratch.room(rounding.num_bytes)
-        scales = rounding.round_into(room)
-        numbers = self.kept(room)
+    def constants(self, raw: RawTensor, widths: Sequence[int]) -> list[ov.Node]:
+        rounding = Rounding(raw, "int8" if raw.name in WHOLE else self.kind, widths)
+        rooms = [self.scratch.room(size) for size in rounding.num_bytes]
+        scales = rounding.round_into(rooms)
+        numbers = [self.kept(room) for room in rooms]
         self.hand_back_pages()
+        return [self._product(*part, rounding.kind) for part in zip(numbers, scales, strict=True)]
+
+    def _product(self, numbers: Bytes, scales: npt.NDArray[np.float32], kind: str) -> ov.Node:
+        """The numbers of a matrix times the scales [rows, groups, 1]."""
+        rows, groups, _ = scales.shape
         if kind == "int8":
+            size = rows, numbers.size // rows
             stored = self.shared(numbers.view(np.int8).reshape(size), size, ov.Type.i8)
             return op.multiply(op.convert(stored, "f32"), op.constant(scales[:, 0]))
-        stored = self.shared(numbers, rounding.shape, ov.Type.i4)
+        columns = 2 * numbers.size // rows
+        stored = self.shared(numbers, (rows, groups, columns // groups), ov.Type.i4)
         weight = op.multiply(op.convert(stored, "f32"), op.constant(scales))
-        return op.reshape(weight, ints(list(size)), False)
+        return op.reshape(weight, ints([rows, columns]), False)
 
 
 class Rounding:
     """A matrix on its way to numbers -LARGEST .. LARGEST and the float32 scale of each group: the
     largest of a group becomes LARGEST, the others the nearest in its steps."""
 
-    def __init__(self, raw: RawTensor, kind: str):
+    def __init__(self, raw: RawTensor, kind: str, widths: Sequence[int]):
         self.raw, self.kind = raw, kind
         rows, columns = raw.shape
         groups = columns // GROUP if kind == "int4" and columns % GROUP == 0 else 1
         self.shape = (rows, groups, columns // groups)
+        ends = list(itertools.accumulate(widths))
+        self.parts = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
 
     @property
-    def num_bytes(self) -> int:
-        """Two 4-bit numbers a byte, the first in the lower half: OpenVINO's i4."""
-        rows, columns = self.raw.shape
-        return rows * columns // (2 if self.kind == "int4" else 1)
+    def num_bytes(self) -> list[int]:
+        """Of each part.  Two 4-bit numbers a byte, the first in the lower half: OpenVINO's i4."""
+        numbers = 2 if self.kind == "int4" else 1
+        return [self.shape[0] * (part.stop - part.start) // numbers for part in self.parts]
 
-    def round_into(self, room: Room) -> npt.NDArray[np.float32]:
-        """The numbers go into ``room``, int8 or packed by twos; the scales [rows, groups, 1] are
-        returned.  Each thread has its own rows, since NumPy lets others run meanwhile."""
-        rows, groups, _ = self.shape
+    def round_into(self, rooms: Sequence[Room]) -> list[npt.NDArray[np.float32]]:
+        """The numbers go into ``rooms``, one a part, int8 or packed by twos; the scales [rows,
+        groups, 1] of each part are returned.  Each thread has its own rows, since NumPy lets
+        others run meanwhile."""
+        rows, groups, width = self.shape
         scales = np.empty((rows, groups, 1), np.float32)
         height = max(2, NUMBERS // self.raw.shape[1] // 2 * 2)  # even: whole bytes of pairs
         count = machine.num_cores()
@@ -82,12 +91,17 @@ class Rounding:
             for start in range(thread * height, rows, count * height):
                 size = min(height, rows - start)
                 part = slice(start, start + size)
-                found = self._round(values[:size], spare[:size], scales[part], part)
-                room.write(start * found.nbytes // size, found)
+                numbers = self._round(values[:size], spare[:size], scales[part], part)
+                for columns, room in zip(self.parts, rooms, strict=True):
+                    piece = numbers[:, columns]
+                    piece = pack_pairs(piece) if self.kind == "int4" else piece
+                    room.write(start * piece.nbytes // size, np.ascontiguousarray(piece))
 
         with ThreadPoolExecutor(count) as threads:
             list(threads.map(work, range(count)))
-        return scales
+        if groups == 1:
+            return [scales] * len(self.parts)
+        return [scales[:, part.start // width : part.stop // width] for part in self.parts]
 
     def _round(
         self,
@@ -95,7 +109,8 @@ class Rounding:
         spare: npt.NDArray[np.float32],
         scales: npt.NDArray[np.float32],  # [r, groups, 1], to be found
         rows: slice,
-    ) -> npt.NDArray[Any]:
+    ) -> npt.NDArray[np.int8]:
+        """[r, columns]"""
         width = len(self.raw.buffer) // self.raw.shape[0]
         part = self.raw.buffer[rows.start * width : rows.stop * width]
         widen(part, self.raw.dtype, values.reshape(-1))
@@ -103,8 +118,7 @@ class Rounding:
         np.maximum(scales, np.float32(1e-30), out=scales)
         np.divide(scales, np.float32(LARGEST[self.kind]), out=scales)
         np.divide(values, scales, out=values)
-        numbers = np.rint(values, out=values).astype(np.int8)
-        return pack_pairs(numbers) if self.kind == "int4" else numbers
+        return np.rint(values, out=values).astype(np.int8).reshape(len(values), -1)
 
 
 def pack_pairs(numbers: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:

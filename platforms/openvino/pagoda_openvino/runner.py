@@ -1,7 +1,11 @@
-"""The ModelRunner: one scheduled step is one inference of the compiled graph."""
+"""The ModelRunner: one scheduled step is one inference of the compiled graph; of many tokens, where
+that is quicker, a few."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import openvino as ov
 
 from pagoda.platform import (
@@ -21,13 +25,14 @@ from pagoda.platform import (
 from pagoda.platform.batch import Float32, Int32
 from pagoda.sampling.reference import logprobs_of, sample
 from pagoda_openvino import machine
+from pagoda_openvino.blocking import NO_LIMIT
 from pagoda_openvino.cache import CacheLayout, PagedCache, read_layout
 from pagoda_openvino.compiling import compile_graph, properties
 from pagoda_openvino.greedy import add_largest, pick
 from pagoda_openvino.large_pages import LargePages
 from pagoda_openvino.model_graph import ModelGraph, choose_graph
 from pagoda_openvino.packing import first_inference, handing_back_pages
-from pagoda_openvino.step import Array, check_batch, step_inputs
+from pagoda_openvino.step import Array, Inputs, check_batch, inferences, logit_rows
 
 MOST_CACHE_BYTES = 4 << 30  # a user's own number has no limit
 
@@ -46,7 +51,8 @@ class OpenVINORunner:
         self._layout: CacheLayout | None = None
         self._request: ov.InferRequest | None = None
         self._inputs: dict[str, Array] = {}  # that the request reads, by the graph's names
-        self._finds_largest = False
+        self._outputs: list[str] = []  # names
+        self._most_tokens = NO_LIMIT
         self._pages = LargePages()
 
     def load(self) -> None:
@@ -54,7 +60,9 @@ class OpenVINORunner:
             raise PagodaError("load() after close()")
         with handing_back_pages(self._graph):
             graph = self._graph.build()
-            self._finds_largest = add_largest(graph, self.model.vocab_size)
+            self._most_tokens = self._graph.most_tokens
+            add_largest(graph, self.model.vocab_size)
+            self._outputs = [output.get_any_name() for output in graph.outputs]
             self.compiled = compile_graph(graph, self.device, self.properties)
             self._layout = read_layout(self.compiled)
             self._request = self.compiled.create_infer_request()
@@ -94,9 +102,9 @@ class OpenVINORunner:
         check_batch(batch, self.config, self.model.vocab_size, cache.num_blocks, size)
         if batch.block_copies is not None:
             cache.copy_blocks(batch.block_copies)
-        logits = self._infer(batch, size)
-        num_sampled = len(batch.sample_rows)
-        token_ids, logprobs = self._sample(logits[:num_sampled], batch)
+        outputs = self._infer(batch, size)
+        logits, num_sampled = outputs[0], len(batch.sample_rows)
+        token_ids, logprobs = _sample([output[:num_sampled] for output in outputs], batch)
         score = None
         if batch.score is not None:
             wanted = batch.score
@@ -110,12 +118,25 @@ class OpenVINORunner:
         self._inputs.clear()
         self._graph = None  # after what reads its weights
 
-    def _infer(self, batch: ScheduledBatch, block_size: int) -> Float32:
-        """[N, V] logits, in memory that the next step overwrites."""
+    def _infer(self, batch: ScheduledBatch, block_size: int) -> list[Float32]:
+        """The outputs, [N, V] logits first, in memory that the next step overwrites."""
+        several = len(batch.token_ids) > self._most_tokens
+        num_rows = len(logit_rows(batch))
+        outputs: list[Float32] = []
+        for inputs, wanted in inferences(batch, block_size, self._most_tokens):
+            found = self._run(inputs)
+            if not several:
+                return found
+            outputs = outputs or [np.empty((num_rows, one.shape[1]), np.float32) for one in found]
+            for output, rows in zip(outputs, found, strict=True):
+                output[wanted] = rows
+        return outputs
+
+    def _run(self, inputs: Inputs) -> list[Float32]:
         request = self._request
         if request is None:
             raise PagodaError("submit() before load()")
-        for name, array in step_inputs(batch, block_size).items():
+        for name, array in inputs.items():
             held = self._inputs.get(name)
             if held is not None and held.shape == array.shape:
                 held[...] = array  # a fifth of what telling OpenVINO of another array takes
@@ -123,16 +144,7 @@ class OpenVINORunner:
                 held = self._inputs[name] = array.copy()
                 request.set_tensor(name, ov.Tensor(held, shared_memory=True))
         request.infer(share_outputs=True)
-        logits: Float32 = request.get_tensor("logits").data
-        return logits
-
-    def _sample(self, logits: Float32, batch: ScheduledBatch) -> tuple[Int32, Logprobs | None]:
-        if not batch.sampling.plain_greedy:
-            return sample(logits, batch.sampling)
-        largest = None
-        if self._request is not None and self._finds_largest:
-            largest = self._request.get_tensor("largest").data[: len(logits)]
-        return pick(logits, largest), None
+        return [request.get_tensor(name).data for name in self._outputs]
 
     def _loaded(self) -> CacheLayout:
         if self._layout is None:
@@ -152,6 +164,12 @@ class OpenVINORunner:
     def _size(self, key: str, otherwise: int) -> int:
         found = self.model.config.get(key)
         return found if isinstance(found, int) else otherwise
+
+
+def _sample(outputs: Sequence[Float32], batch: ScheduledBatch) -> tuple[Int32, Logprobs | None]:
+    if not batch.sampling.plain_greedy:
+        return sample(outputs[0], batch.sampling)
+    return pick(*outputs), None
 
 
 def poison_cache(runner: ModelRunner) -> None:

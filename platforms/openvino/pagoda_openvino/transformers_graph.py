@@ -17,6 +17,7 @@ from openvino.frontend.pytorch import ConversionExtension
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pagoda.platform import BadCheckpoint, ModelInfo, RunnerConfig, UnsupportedFeature
+from pagoda_openvino.blocking import NO_LIMIT
 from pagoda_openvino.paged_attention import paged_attention
 from pagoda_openvino.traced_model import OP, STEP, TracedModel, settle_rope
 from pagoda_openvino.transformers_probe import PAGED, probe, refusal
@@ -58,6 +59,10 @@ class TransformersGraph:
         if str(found[-1]) != str(self.model.vocab_size):
             raise refusal(self.model.architecture, f"its logits are {found}")
         return graph
+
+    @property
+    def most_tokens(self) -> int:
+        return NO_LIMIT
 
     def hand_back_pages(self) -> None:
         """The weights lie in memory, not in a file."""

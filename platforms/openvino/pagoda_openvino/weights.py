@@ -5,7 +5,7 @@ lives: OpenVINO reads the mapped bytes in place."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
 import mmap
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from openvino import opset13 as op
 
 from pagoda.models.weights import RawTensor, iter_weights, which_files
 from pagoda.platform import BadCheckpoint, ModelInfo, RunnerConfig
+from pagoda_openvino.blocking import NO_LIMIT, most_tokens, widths
 from pagoda_openvino.read_ahead import read_ahead
 from pagoda_openvino.scratch import Bytes, Room, Scratch
 
@@ -114,26 +115,46 @@ class Weights:
 
     def __init__(self, source: Source):
         self.source = source
+        self.most_tokens = NO_LIMIT  # an inference, for speed; known when all is taken
         self.scratch = Scratch()
         self.held: list[Array] = []
         self.mappings: dict[int, mmap.mmap] = {}  # under what is held, and what was read
 
-    def matrix(self, sizes: Mapping[str, tuple[int, int]]) -> ov.Node:
-        """A weight to multiply by, float32 to the graph whatever it is stored as; of several
-        names, which have as many columns, one matrix under the other."""
-        raws = [self.take(name, size) for name, size in sizes.items()]
-        return self.constant(raws[0] if len(raws) == 1 else self.joined(raws))
+    def matrix(self, name: str, size: tuple[int, int]) -> ov.Node:
+        """A weight, float32 to the graph whatever it is stored as."""
+        (found,) = self.constants(self.take(name, size), size[1:])
+        return found
 
-    def joined(self, raws: Sequence[RawTensor]) -> RawTensor:
-        raw = stack(raws)
-        room = self.scratch.room(len(raw.buffer))
-        room.write(0, np.frombuffer(raw.buffer, np.uint8))
-        return dataclasses.replace(raw, buffer=self.kept(room).data)
+    def factors(self, sizes: Mapping[str, tuple[int, int]]) -> list[ov.Node]:
+        """The same of several names, which have as many columns: one matrix under the other; in
+        as many parts, side by side, as OpenVINO is quickest to multiply by."""
+        raw = stack([self.take(name, size) for name, size in sizes.items()])
+        if not self.widened(raw):
+            return self.constants(raw, raw.shape[1:])
+        self.most_tokens = most_tokens()
+        return self.constants(raw, widths(raw.shape[1]))
 
-    def constant(self, raw: RawTensor) -> ov.Node:
-        words, kind = KINDS[raw.dtype]
-        array = np.frombuffer(raw.buffer, words).reshape(raw.shape)
-        stored = self.shared(array, raw.shape, kind)
+    def widened(self, raw: RawTensor) -> bool:
+        """Whether it becomes float32 only as it is used."""
+        return raw.dtype != "F32"
+
+    def constants(self, raw: RawTensor, widths: Sequence[int]) -> list[ov.Node]:
+        """One for each so many columns of a matrix."""
+        array = np.frombuffer(raw.buffer, KINDS[raw.dtype][0]).reshape(raw.shape)
+        if len(widths) == 1 and isinstance(raw.buffer.obj, mmap.mmap):
+            return [self._constant(array, raw.dtype)]
+        found = []
+        for end, width in zip(itertools.accumulate(widths), widths, strict=True):
+            part = np.ascontiguousarray(array[:, end - width : end])
+            room = self.scratch.room(part.nbytes)
+            room.write(0, part)
+            copy = self.kept(room).view(part.dtype).reshape(part.shape)
+            found.append(self._constant(copy, raw.dtype))
+        return found
+
+    def _constant(self, array: Array, dtype: str) -> ov.Node:
+        kind = KINDS[dtype][1]
+        stored = self.shared(array, array.shape, kind)
         if kind == ov.Type.f32:
             return stored
         converted = op.convert(stored, "f32")
@@ -182,6 +203,8 @@ def open_source(model: ModelInfo, config: RunnerConfig, tied: bool) -> Source:
 
 def stack(raws: Sequence[RawTensor]) -> RawTensor:
     """Matrices under one another; float32 where they are not stored alike."""
+    if len(raws) == 1:
+        return raws[0]
     alike = len({raw.dtype for raw in raws}) == 1
     parts = [np.frombuffer(raw.buffer, np.uint8) if alike else as_float32(raw) for raw in raws]
     joined = np.concatenate([part.reshape(-1) for part in parts])

@@ -78,7 +78,7 @@ def test_weights_are_not_copied(make_model: Callable[..., ModelInfo], stored: st
 
     source = Checkpoint(make_model(stored=stored), RunnerConfig("float32"), tied=False)
     weights = Weights(source)
-    node = weights.matrix({"lm_head.weight": (131, 64)})
+    node = weights.matrix("lm_head.weight", (131, 64))
     (held,) = weights.held
     assert not held.flags.owndata and not held.flags.writeable
     constant = node if stored == "float32" else node.input_value(0).get_node()

@@ -30,9 +30,9 @@ def rounded(raw: RawTensor, kind: str) -> tuple[Any, Any]:
     from pagoda_openvino.quantization import Rounding
     from pagoda_openvino.scratch import Room
 
-    rounding = Rounding(raw, kind)
-    room = Room(rounding.num_bytes)
-    scales = rounding.round_into(room)
+    rounding = Rounding(raw, kind, [raw.shape[1]])
+    room = Room(*rounding.num_bytes)
+    (scales,) = rounding.round_into([room])
     numbers = room.array().view(np.int8)
     if kind == "int4":
         numbers = np.stack([numbers << 4 >> 4, numbers >> 4], axis=-1)
@@ -72,6 +72,34 @@ def test_the_numbers_of_the_rounded_weights(
     expected = open_runner(rounded, "reference", block_size=32).submit(batch).result().logits
     assert expected.std() > 0.1
     assert np.abs(found - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", None])
+def test_matrices_in_parts(
+    make_model: Callable[..., ModelInfo],
+    open_runner: Callable[..., Any],
+    prompts: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str | None,
+) -> None:
+    """What is computed does not depend on how many columns are multiplied at once."""
+    from pagoda_openvino import blocking
+
+    sizes = {"hidden_size": 384, "intermediate_size": 1000 if kind is None else 640}
+    model, batch = make_model(stored="bfloat16", **sizes), prompts(50, 1, 9)
+    logits, counts = [], []
+    for alone, parts in ((False, (640,)), (True, (256, 256, 128))):
+        monkeypatch.setattr(blocking.machine, "only_avx2", lambda alone=alone: alone)
+        monkeypatch.setattr(blocking, "COLUMNS", 256)
+        assert blocking.widths(640) == parts
+        runner = open_runner(model, quantization=kind)
+        nodes = runner.compiled.get_runtime_model().get_ops()
+        kinds = [str(node.get_rt_info()["layerType"].value) for node in nodes]
+        counts.append(kinds.count("FullyConnected"))
+        logits.append(runner.submit(batch).result().logits)
+    assert counts == [11, 2 * (4 * 2 + (4 if kind is None else 3)) + 2]
+    assert logits[0].std() > 0.1
+    assert np.abs(logits[0] - logits[1]).max() < 1e-4
 
 
 @pytest.mark.parametrize(("kind", "largest"), [("int8", 127), ("int4", 7)])

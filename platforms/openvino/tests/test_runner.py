@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from pagoda.llm import LLM
-from pagoda.platform import ModelInfo
+from pagoda.platform import ModelInfo, ScoreBatch
 from pagoda.sampling.params import SamplingParams
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -90,3 +91,28 @@ print(len(done[0].outputs[0].token_ids))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "3"
+
+
+@pytest.mark.parametrize("lengths", [(70, 1, 33, 8), (1, 1, 1), (16, 16)])
+def test_a_step_in_several_inferences(
+    make_model: Callable[..., ModelInfo],
+    open_runner: Callable[..., Any],
+    prompts: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    lengths: tuple[int, ...],
+) -> None:
+    """The same numbers, of every token: those sampled and those scored."""
+    from pagoda_openvino import blocking
+
+    monkeypatch.setattr(blocking.machine, "only_avx2", lambda: True)
+    monkeypatch.setattr(blocking, "ROWS", 16)
+    model, batch = make_model(stored="bfloat16", vocab_size=256), prompts(*lengths)
+    scored = np.arange(0, sum(lengths), 3, dtype=np.int32)
+    batch = dataclasses.replace(batch, score=ScoreBatch(scored, scored % 131, 2))
+    found, expected = (
+        open_runner(model, platform, block_size=32).submit(batch).result()
+        for platform in ("openvino", "reference")
+    )
+    assert np.abs(found.logits - expected.logits).max() < 1e-4
+    assert np.array_equal(found.token_ids, expected.token_ids)
+    assert np.abs(found.score.logprobs - expected.score.logprobs).max() < 1e-4
