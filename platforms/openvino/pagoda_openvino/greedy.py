@@ -30,7 +30,8 @@ def pick(logits: Float32, largest: Float32 | None = None) -> Int32:
     """[N] the column of each row's largest logit, the first of equals."""
     if largest is None:
         return np.asarray(logits.argmax(axis=1), np.int32)
-    rows, num_groups = np.arange(len(logits)), largest.shape[1]
-    group = largest.argmax(axis=1)
-    within = logits.reshape(len(logits), num_groups, -1)[rows, group].argmax(axis=1)
-    return np.asarray(group * (logits.shape[1] // num_groups) + within, np.int32)
+    num_rows, num_groups = largest.shape
+    size, group = logits.shape[1] // num_groups, largest.argmax(axis=1)
+    grouped = logits.reshape(num_rows, num_groups, size)
+    within = grouped[np.arange(num_rows), group].argmax(axis=1)
+    return np.asarray(group * size + within, np.int32)

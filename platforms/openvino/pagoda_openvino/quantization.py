@@ -93,9 +93,9 @@ class Rounding:
                 part = slice(start, start + size)
                 numbers = self._round(values[:size], spare[:size], scales[part], part)
                 for columns, room in zip(self.parts, rooms, strict=True):
-                    piece = numbers[:, columns]
-                    piece = pack_pairs(piece) if self.kind == "int4" else piece
-                    room.write(start * piece.nbytes // size, np.ascontiguousarray(piece))
+                    found = np.ascontiguousarray(numbers[:, columns])
+                    stored = pack_pairs(found) if self.kind == "int4" else found
+                    room.write(start * stored.nbytes // size, stored)
 
         with ThreadPoolExecutor(count) as threads:
             list(threads.map(work, range(count)))

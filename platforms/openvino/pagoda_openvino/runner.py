@@ -3,7 +3,7 @@ that is quicker, a few."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import openvino as ov
@@ -12,7 +12,6 @@ from pagoda.platform import (
     Done,
     KVCacheSpec,
     KVGroup,
-    Logprobs,
     ModelInfo,
     ModelRunner,
     PagodaError,
@@ -22,7 +21,7 @@ from pagoda.platform import (
     StepResult,
     UnsupportedFeature,
 )
-from pagoda.platform.batch import Float32, Int32
+from pagoda.platform.batch import Float32
 from pagoda.sampling.reference import logprobs_of, sample
 from pagoda_openvino import machine
 from pagoda_openvino.blocking import NO_LIMIT
@@ -32,7 +31,7 @@ from pagoda_openvino.greedy import add_largest, pick
 from pagoda_openvino.large_pages import LargePages
 from pagoda_openvino.model_graph import ModelGraph, choose_graph
 from pagoda_openvino.packing import first_inference, handing_back_pages
-from pagoda_openvino.step import Array, Inputs, check_batch, inferences, logit_rows
+from pagoda_openvino.step import Array, Index, Inputs, check_batch, inferences, logit_rows
 
 MOST_CACHE_BYTES = 4 << 30  # a user's own number has no limit
 
@@ -102,9 +101,14 @@ class OpenVINORunner:
         check_batch(batch, self.config, self.model.vocab_size, cache.num_blocks, size)
         if batch.block_copies is not None:
             cache.copy_blocks(batch.block_copies)
-        outputs = self._infer(batch, size)
-        logits, num_sampled = outputs[0], len(batch.sample_rows)
-        token_ids, logprobs = _sample([output[:num_sampled] for output in outputs], batch)
+        parts, num_sampled = inferences(batch, size, self._most_tokens), len(batch.sample_rows)
+        if batch.sampling.plain_greedy and batch.score is None and not batch.want_logits:
+            token_ids = np.empty(num_sampled, np.int32)
+            for inputs, rows in parts:
+                token_ids[rows] = pick(*self._run(inputs))
+            return Done(StepResult(token_ids))
+        logits = self._logits(parts, len(logit_rows(batch)))
+        token_ids, logprobs = sample(logits[:num_sampled], batch.sampling)
         score = None
         if batch.score is not None:
             wanted = batch.score
@@ -118,21 +122,21 @@ class OpenVINORunner:
         self._inputs.clear()
         self._graph = None  # after what reads its weights
 
-    def _infer(self, batch: ScheduledBatch, block_size: int) -> list[Float32]:
-        """The outputs, [N, V] logits first, in memory that the next step overwrites."""
-        several = len(batch.token_ids) > self._most_tokens
-        num_rows = len(logit_rows(batch))
-        outputs: list[Float32] = []
-        for inputs, wanted in inferences(batch, block_size, self._most_tokens):
-            found = self._run(inputs)
-            if not several:
-                return found
-            outputs = outputs or [np.empty((num_rows, one.shape[1]), np.float32) for one in found]
-            for output, rows in zip(outputs, found, strict=True):
-                output[wanted] = rows
-        return outputs
+    def _logits(self, parts: Iterable[tuple[Inputs, Index]], num_rows: int) -> Float32:
+        """[N, V], in memory that the next step may overwrite."""
+        logits: Float32 = np.empty((0, self.model.vocab_size), np.float32)
+        for inputs, rows in parts:
+            found = self._run(inputs)[0]
+            if len(rows) == num_rows:
+                logits = found
+            elif len(rows):
+                if not len(logits):
+                    logits = np.empty((num_rows, found.shape[1]), np.float32)
+                logits[rows] = found
+        return logits
 
     def _run(self, inputs: Inputs) -> list[Float32]:
+        """One inference: [N, V] logits and, where the graph finds them, the largest of groups."""
         request = self._request
         if request is None:
             raise PagodaError("submit() before load()")
@@ -164,12 +168,6 @@ class OpenVINORunner:
     def _size(self, key: str, otherwise: int) -> int:
         found = self.model.config.get(key)
         return found if isinstance(found, int) else otherwise
-
-
-def _sample(outputs: Sequence[Float32], batch: ScheduledBatch) -> tuple[Int32, Logprobs | None]:
-    if not batch.sampling.plain_greedy:
-        return sample(outputs[0], batch.sampling)
-    return pick(*outputs), None
 
 
 def poison_cache(runner: ModelRunner) -> None:

@@ -116,3 +116,6 @@ def test_a_step_in_several_inferences(
     assert np.abs(found.logits - expected.logits).max() < 1e-4
     assert np.array_equal(found.token_ids, expected.token_ids)
     assert np.abs(found.score.logprobs - expected.score.logprobs).max() < 1e-4
+    plain = dataclasses.replace(batch, score=None, want_logits=False)
+    greedy = open_runner(model).submit(plain).result()
+    assert np.array_equal(greedy.token_ids, expected.token_ids)
