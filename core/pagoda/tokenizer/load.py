@@ -82,8 +82,10 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 def _complete(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
     """Add what tokenizer_config.json knows and tokenizer.json does not, as transformers does:
     missing added tokens, the special ones among them, and bos or eos around a text."""
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
     decoder = settings.get("added_tokens_decoder") or {}
+    known = set()
+    if decoder:  # there may be very many
+        known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token_id in sorted(decoder, key=int):
         token = _added_token(decoder[token_id], special=False)
         if token.content not in known:
