@@ -46,7 +46,7 @@ def limits(seconds: float) -> None:
 def measure(name: str, outputs: int, inputs: int, seconds: float) -> None:
     count = max(1, int(400e6 / (outputs * inputs * WEIGHT_BYTES[name])))
     weight = torch.randn(outputs, inputs)
-    packed = [native.Matrix(weight, name) for _ in range(count)]
+    packed = [native.Matrix([weight], name) for _ in range(count)]
     num_bytes = sum(matrix.num_bytes for matrix in packed)
     dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
     found = []

@@ -1,10 +1,12 @@
 // Linear layers as Python sees them.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "arrays.h"
 #include "linear.h"
@@ -39,14 +41,14 @@ Activation activation_of(const std::string& name) {
 // One matrix, packed for this level; products with it are called every layer of every step.
 class Matrix {
 public:
-    Matrix(const Array& weight, const std::string& format)
-        : packed_(weight_of(format), rows_of(weight), int64_t(weight.shape(1))) {
-        require(weight.shape(1) <= 1 || weight.stride(1) == 1, "a row of the weight must be dense");
-        const Weight source = kind(weight) == Kind::f32 ? Weight::f32 : kind(weight) == Kind::bf16 ? Weight::bf16 : Weight::fp16;
-        const void* from = weight.data();
-        const int64_t stride = weight.stride(0);
+    Matrix(const std::vector<Array>& parts, const std::string& format) : packed_(empty(parts, format)) {
+        std::vector<Rows> rows;
+        for (const Array& part : parts) {
+            const Weight source = kind(part) == Kind::f32 ? Weight::f32 : kind(part) == Kind::bf16 ? Weight::bf16 : Weight::fp16;
+            rows.push_back({part.data(), int64_t(part.shape(0)), part.stride(0), source});
+        }
         nb::gil_scoped_release release;
-        pack(packed_, from, stride, source);
+        pack(packed_, rows);
     }
 
     void multiply(const Array& x, const Array& out, const std::optional<Array>& bias, const std::string& activation,
@@ -102,11 +104,18 @@ public:
     bool gates() const { return can_gate(packed_); }
 
 private:
-    static int64_t rows_of(const Array& weight) {
-        const Kind found = kind(weight);
-        require(found == Kind::f32 || found == Kind::bf16 || found == Kind::fp16, "weight must be float32, bfloat16 or float16");
-        require(weight.ndim() == 2 && weight.shape(0) > 0 && weight.shape(1) > 0, "weight must be [outputs, inputs]");
-        return int64_t(weight.shape(0));
+    static Packed empty(const std::vector<Array>& parts, const std::string& format) {
+        require(!parts.empty(), "a weight has at least one part");
+        int64_t outputs = 0;
+        for (const Array& part : parts) {
+            const Kind found = kind(part);
+            require(found == Kind::f32 || found == Kind::bf16 || found == Kind::fp16, "weight must be float32, bfloat16 or float16");
+            require(part.ndim() == 2 && part.shape(0) > 0 && part.shape(1) > 0, "weight must be [outputs, inputs]");
+            require(part.shape(1) == parts[0].shape(1), "parts of a weight must have the same inputs");
+            require(part.shape(1) == 1 || part.stride(1) == 1, "a row of the weight must be dense");
+            outputs += int64_t(part.shape(0));
+        }
+        return Packed(weight_of(format), outputs, int64_t(parts[0].shape(1)));
     }
 
     void check_product(const Array& x, const Array& out, const std::optional<Array>& bias, bool gated) const {
@@ -130,8 +139,8 @@ private:
 
 Binding bind_linear([](nb::module_& m) {
     nb::class_<Matrix>(m, "Matrix", "A weight [outputs, inputs], packed; float32 inside whatever the rows' dtype.")
-        .def(nb::init<const Array&, const std::string&>(), nb::arg("weight"), nb::arg("format"),
-             "format: float32, bfloat16, float16, int8 (a scale for each output) or int4 (one for 128 inputs).")
+        .def(nb::init<const std::vector<Array>&, const std::string&>(), nb::arg("parts"), nb::arg("format"),
+             "parts: stacked along the outputs.  format: float32, bfloat16, float16, int8 (a scale for each output) or int4 (one for 128 inputs).")
         .def("multiply", &Matrix::multiply, nb::arg("x"), nb::arg("out"), nb::arg("bias") = nb::none(),
              nb::arg("activation") = "none", nb::arg("gated") = false,
              "out = activation(x [N, inputs] W^T + bias), all dense and of one dtype; gated: the first half of the outputs, "

@@ -16,7 +16,7 @@
 namespace pagoda::linear {
 namespace {
 
-constexpr int64_t rows_at_once = 192;  // their sums for a unit are 48 KB
+constexpr int64_t rows_at_once = 192;  // whole tiles; their sums for a unit are 48 KB
 
 template <class Mode>
 struct VectorUnits : Mode {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "numbers.h"
 
@@ -84,8 +85,15 @@ inline int64_t byte_of_int4(int64_t input, int output) {
     return input / 8 * 64 + output * 4 + input % 4;
 }
 
-// rows [count, inputs] of a source type; called by all threads over panels.
-void pack(Packed& to, const void* source, int64_t row_stride, Weight source_type);
+// Some outputs' numbers as a checkpoint has them: [count, inputs], in a plain format.
+struct Rows {
+    const void* numbers;
+    int64_t count, stride;
+    Weight format;
+};
+
+// The parts lie one behind the other along the outputs.
+void pack(Packed& to, const std::vector<Rows>& parts);
 
 // One row of the matrix as it was packed, to [inputs] numbers.
 template <class T>

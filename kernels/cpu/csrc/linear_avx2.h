@@ -38,8 +38,7 @@ inline void add_scaled(float* sums, __m256i whole, __m256 scale) {
 
 struct Int8Mode {
     using Stored = int8_t;
-    using Expanded = int8_t;  // widening is done beside the products, by units that they leave free
-    static constexpr bool always_expands = false;
+    static constexpr int expands_from = never;  // widening is done beside the products, by units that they leave free
     static constexpr int rows = 6;
     static constexpr int panels(int r) { return r == 1 ? 4 : r <= 3 ? 2 : 1; }
     static constexpr int64_t block = group_int8;
@@ -87,8 +86,7 @@ struct Int8Mode {
 struct Int4Mode {
     struct Stored {};  // half bytes
     using Expanded = uint8_t;
-    static constexpr bool always_expands = false;
-    static constexpr int rows = 3;
+    static constexpr int rows = 3, expands_from = rows + 1;
     static constexpr int panels(int r) { return r == 1 ? 2 : 1; }
     static constexpr int64_t block = 512;
 

@@ -16,9 +16,7 @@ inline __m512i all_i32(const void* p) {
 
 struct PairMode {
     using Stored = bf16;
-    using Expanded = bf16;
-    static constexpr bool always_expands = false;
-    static constexpr int rows = 6;
+    static constexpr int rows = 6, expands_from = never;
     static constexpr int panels(int) { return 4; }
     static constexpr int64_t block = 512;
 
@@ -58,8 +56,7 @@ struct FourMode {
     struct Halves {};  // half bytes
     using Stored = std::conditional_t<wide, uint8_t, Halves>;
     using Expanded = uint8_t;
-    static constexpr bool always_expands = false;
-    static constexpr int rows = 5;
+    static constexpr int rows = 5, expands_from = wide ? never : rows + 1;
     static constexpr int panels(int) { return 4; }
     static constexpr int64_t group = wide ? group_int8 : group_int4;
     static constexpr int64_t block = 512;

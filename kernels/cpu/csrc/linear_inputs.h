@@ -31,7 +31,7 @@ constexpr int slot_rows = 5, slot_scales = 6, slot_work = 7, slot_expanded = 4;
 
 template <class F>
 void for_rows(int64_t rows, const F& f) {
-    if (rows < 8) {
+    if (rows < 4) {
         for (int64_t i = 0; i < rows; ++i) f(i);
     } else {
         parallel_ranges(rows, 1, [&](int64_t begin, int64_t end, int) {
@@ -54,6 +54,26 @@ Inputs plain_inputs(const Packed& weight, const X* x, int64_t rows) {
         for (; k < depth; ++k) from_float(0, to[i * stride + k]);
     });
     return {to, stride};
+}
+
+// As float32, the rows of a tile side by side: number k of the r-th of R rows at k * R + r.  The first
+// Most rows are a tile, and so on; the last tile may have fewer.
+template <int Most, class X>
+Inputs interleaved_inputs(const Packed& weight, const X* x, int64_t rows) {
+    const int64_t depth = weight.depth;
+    float* to = static_cast<float*>(scratch(slot_rows, size_t(rows * depth) * sizeof(float)));
+    for_rows((rows + Most - 1) / Most, [&](int64_t tile) {
+        constexpr int64_t some = 64;  // numbers of each row, which stay in the nearest cache
+        const int64_t first = tile * Most, count = std::min<int64_t>(Most, rows - first);
+        float wide[Most][some], *next = to + first * depth;
+        for (int64_t k = 0; k < depth; k += some) {
+            const int64_t now = std::min(some, depth - k);
+            for (int64_t r = 0; r < count; ++r) copy_row(x + (first + r) * depth + k, wide[r], int(now), 1.0f);
+            for (int64_t i = 0; i < now; ++i)
+                for (int64_t r = 0; r < count; ++r) *next++ = wide[r][i];
+        }
+    });
+    return {to, depth};
 }
 
 // Whole numbers up to `largest`, a scale for each `group` inputs.

@@ -136,17 +136,13 @@ void store_panel(const Packed& to, int64_t index, const float* rows) {
     }
 }
 
-template <class T>
-void pack_from(Packed& to, const T* source, int64_t row_stride) {
-    parallel_each(to.panels, 1, [&](int64_t index, int) {
-        float* rows = static_cast<float*>(scratch(4, size_t(to.depth) * panel_width * sizeof(float)));
-        std::memset(rows, 0, size_t(to.depth) * panel_width * sizeof(float));
-        for (int n = 0; n < panel_width; ++n) {
-            const int64_t output = index * panel_width + n;
-            if (output < to.outputs) widen(source + output * row_stride, rows + n * to.depth, to.inputs);
-        }
-        store_panel(to, index, rows);
-    });
+void widen_row(const Rows& from, int64_t row, float* to, int64_t count) {
+    const int64_t at = row * from.stride;
+    switch (from.format) {
+        case Weight::f32: return widen(static_cast<const float*>(from.numbers) + at, to, count);
+        case Weight::bf16: return widen(static_cast<const bf16*>(from.numbers) + at, to, count);
+        default: return widen(static_cast<const fp16*>(from.numbers) + at, to, count);
+    }
 }
 
 }  // namespace
@@ -173,12 +169,19 @@ Packed::Packed(Weight weight, int64_t outputs, int64_t inputs)
       panel_bytes(scales_at + size_t(round_up(int64_t(bytes_of_scales(weight, depth)), 64))),
       memory(size_t(panels) * panel_bytes) {}
 
-void pack(Packed& to, const void* source, int64_t row_stride, Weight source_type) {
-    switch (source_type) {
-        case Weight::f32: return pack_from(to, static_cast<const float*>(source), row_stride);
-        case Weight::bf16: return pack_from(to, static_cast<const bf16*>(source), row_stride);
-        default: return pack_from(to, static_cast<const fp16*>(source), row_stride);
-    }
+void pack(Packed& to, const std::vector<Rows>& parts) {
+    parallel_each(to.panels, 1, [&](int64_t index, int) {
+        const size_t size = size_t(to.depth) * panel_width;
+        float* rows = static_cast<float*>(scratch(4, size * sizeof(float)));
+        std::memset(rows, 0, size * sizeof(float));
+        int64_t row = index * panel_width;
+        size_t part = 0;
+        for (int n = 0; n < panel_width && index * panel_width + n < to.outputs; ++n, ++row) {
+            for (; row >= parts[part].count; ++part) row -= parts[part].count;
+            widen_row(parts[part], row, rows + n * to.depth, to.inputs);
+        }
+        store_panel(to, index, rows);
+    });
 }
 
 template <class T>

@@ -7,7 +7,7 @@ namespace pagoda::linear {
 
 template <Weight Kind>
 struct WidenedMode : FloatMode<float> {
-    static constexpr bool always_expands = true;
+    static constexpr int expands_from = 0;
     struct Stored {};
 
     static void expand(const Packed& packed, int64_t panel, int64_t begin, int64_t end, float* to) {

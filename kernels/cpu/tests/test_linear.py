@@ -42,7 +42,7 @@ def level(native: Any) -> str:
 def matrix(native: Any, weight: Any, name: str) -> tuple[Any, Any]:
     """The packed weight, and in float64 what it stands for."""
     weight = weight.to(KEPT.get(name, torch.float32))
-    packed = native.Matrix(weight, name)
+    packed = native.Matrix([weight], name)
     kept = torch.full((len(weight), weight.shape[1]), float("nan"))
     packed.take_rows(torch.arange(len(weight)), kept)
     return packed, kept.double()
@@ -87,12 +87,13 @@ def test_rows_and_threads_change_nothing(native: Any, level: str, name: str) -> 
         found.append(out)
     native.set_num_threads(1)
     assert all(torch.equal(out, found[0]) for out in found)
-    alone = torch.empty(1, 352)
-    packed.multiply(x[7:8], alone)
-    if level == "amx" and name in ("bfloat16", "int8", "int4"):
-        assert largest_error(alone[0], found[0][7].double()) < 2e-2
-    else:
-        assert torch.equal(alone[0], found[0][7])
+    for rows in (1, 5, 13, 23, 26):
+        few = torch.empty(rows, 352)
+        packed.multiply(x[7 : 7 + rows], few)
+        if level == "amx" and name in ("bfloat16", "int8", "int4"):
+            assert largest_error(few, found[0][7 : 7 + rows].double()) < 2e-2
+        else:
+            assert torch.equal(few, found[0][7 : 7 + rows]), rows
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -137,12 +138,27 @@ def test_rounding(native: Any) -> None:
         assert error < limit, (name, error)
 
 
+def test_parts_are_one_matrix(native: Any) -> None:
+    """Cut at any row, in any plain dtype that holds the numbers, wherever they lie."""
+    whole, x = random(70, 96).bfloat16(), random(5, 96)
+    wide = torch.full((30, 200), float("nan"), dtype=torch.float32)
+    wide[:, :96] = whole[3:33].float()
+    parts = [whole[:3], wide[:, :96], whole[33:34], whole[34:]]
+    for name in KEPT | {"int8": None, "int4": None}:
+        outs = [torch.empty(5, 70), torch.empty(5, 70)]
+        for given, out in zip(([whole], parts), outs, strict=True):
+            native.Matrix(given, name).multiply(x, out)
+        assert torch.equal(*outs), name
+
+
 def test_what_is_refused(native: Any) -> None:
-    packed = native.Matrix(random(20, 8), "float32")
+    packed = native.Matrix([random(20, 8)], "float32")
     out = torch.empty(2, 20)
     for wrong in (
-        lambda: native.Matrix(random(20, 8), "int3"),
-        lambda: native.Matrix(torch.zeros(4, 4, dtype=torch.int32), "int8"),
+        lambda: native.Matrix([random(20, 8)], "int3"),
+        lambda: native.Matrix([torch.zeros(4, 4, dtype=torch.int32)], "int8"),
+        lambda: native.Matrix([], "int8"),
+        lambda: native.Matrix([random(4, 8), random(4, 9)], "int8"),
         lambda: packed.multiply(random(2, 9), out),
         lambda: packed.multiply(random(3, 8), out),
         lambda: packed.multiply(random(2, 8).half(), out),

@@ -4,7 +4,7 @@ The other ops are torch's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,13 +49,15 @@ class CpuOps:
         )
         return {name: getattr(self, name) for name in names}
 
-    def prepare_linear(self, weight: Tensor) -> Any:
-        self.threads.use()
-        return native.Matrix(weight, self.format)
+    def prepare_linear(self, weight: Tensor | Sequence[Tensor]) -> Any:
+        return self._packed(weight, self.format)
 
-    def prepare_head(self, weight: Tensor) -> Any:
+    def prepare_head(self, weight: Tensor | Sequence[Tensor]) -> Any:
+        return self._packed(weight, self.head_format)
+
+    def _packed(self, weight: Tensor | Sequence[Tensor], form: str) -> Any:
         self.threads.use()
-        return native.Matrix(weight, self.head_format)
+        return native.Matrix([weight] if isinstance(weight, Tensor) else list(weight), form)
 
     def linear(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
         out = torch.empty(len(x), weight.outputs, dtype=x.dtype)

@@ -28,6 +28,7 @@ def cpu_runner(config: RunnerConfig, model: ModelInfo) -> TorchRunner:
         ops=CpuOps(DTYPES[config.dtype], config.quantization, threads).table(),
         kv_dtypes=KV_DTYPES,
         quantizations=QUANTIZATIONS,
+        prepares_parts=True,
         prepared_bytes=partial(prepared_bytes, config.quantization),
         most_cache_bytes=MOST_CACHE_BYTES,
     )

@@ -76,5 +76,8 @@ class TorchFamily:
     most_cache_bytes: int | None = None  # unless the user says how much
     kv_dtypes: Sequence[str] = ()  # of the cache, beside the model's; every backend has them all
     quantizations: Sequence[str] = ()  # of weights, done by ``ops.prepare_linear``
+    prepares_parts: bool = False
+    """``ops.prepare_linear`` and ``prepare_head`` also take a list: parts stacked along the
+    outputs, in any plain dtype, views of the file."""
     prepared_bytes: Callable[[int, int], int] = operator.mul
     """What a linear layer's weights take once prepared, of their number and bytes each."""

@@ -39,10 +39,11 @@ def load_weights(
     load_format: str,
     seed: int,
     show_progress: bool,
+    take: Callable[[str, Tensor], bool] = lambda name, tensor: False,
     filled: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Fill every tensor of ``model.weights()``; ``filled`` hears each name once that is done, when
-    no view of it is kept.
+    """Fill every tensor of ``model.weights()``, but those that ``take`` keeps as they lie in the
+    file; ``filled`` hears each name once that is done, when no view of it is kept.
 
     Raises BadCheckpoint naming the tensors that are missing, unknown, of another shape or of a
     dtype that holds no plain numbers."""
@@ -68,9 +69,10 @@ def load_weights(
                 f" the config makes it {list(target.shape)}",
                 "a config.json that belongs to these weights",
             )
-        target.copy_(tensor)
-        del target
-        filled(key)
+        if not take(key, tensor):
+            target.copy_(tensor)
+            del target
+            filled(key)
     complaints = [
         f"{len(names)} tensors are {what}: {_some(sorted(names))}"
         for what, names in (("missing", targets), ("not part of this model", unknown))

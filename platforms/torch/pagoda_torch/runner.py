@@ -124,11 +124,11 @@ class TorchRunner:
             )
             targets = model.weights()
             self._check_room(targets, free)
-            preparing = Preparing(self.context.linears, targets)
+            preparing = Preparing(self.context.linears, targets, self.family.prepares_parts)
             del targets
             load_weights(
                 *(model, self.info.path, config.load_format, config.seed, config.show_progress),
-                preparing.filled,
+                *(preparing.take, preparing.filled),
             )
             preparing.finish()
             self._last_tokens = torch.zeros(  # one to spare, for rows that are padding

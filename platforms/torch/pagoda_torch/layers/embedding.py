@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -40,8 +41,8 @@ class LMHead(Linear):
     def weights(self, *names: str, transposed: bool = False) -> dict[str, Tensor]:
         return {} if self.tied else super().weights(*names, transposed=transposed)
 
-    def prepare(self) -> None:
+    def prepare(self, parts: Sequence[Tensor] = ()) -> None:
         """One table for both, where it is shared."""
-        self.weight = self._ops.prepare_head(self.weight)
+        self.weight = self._ops.prepare_head(parts or self.weight)
         if self.embedding is not None:
             self.embedding.weight = self.weight

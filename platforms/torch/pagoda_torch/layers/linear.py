@@ -58,6 +58,7 @@ class Linear:
                 views[f"{name}.bias"] = bias
         return views
 
-    def prepare(self) -> None:
-        """Let the platform lay the loaded weight out as its product likes it; once."""
-        self.weight = self._ops.prepare_linear(self.weight)
+    def prepare(self, parts: Sequence[Tensor] = ()) -> None:
+        """Let the platform lay the weight out as its product likes it, once: the loaded one, or
+        the parts that it is stacked of."""
+        self.weight = self._ops.prepare_linear(parts or self.weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -27,10 +27,10 @@ class ModuleLinear(Linear):
         flat = super().__call__(x.reshape(-1, x.shape[-1]))
         return flat.view(*x.shape[:-1], -1)
 
-    def prepare(self) -> None:
+    def prepare(self, parts: Sequence[Tensor] = ()) -> None:
         """Also lets go of the loaded weight, which the prepared one stands for from now on."""
         self.loaded()
-        super().prepare()
+        super().prepare(parts)
         kept = self.weight if isinstance(self.weight, Tensor) else self.module.weight.new_empty(0)
         self.module._parameters["weight"] = nn.Parameter(kept, requires_grad=False)
 

@@ -18,8 +18,8 @@ class Ops:
     """One function an op; ``ops/reference.py`` says what each computes."""
 
     linear: Callable[[Tensor, Any, Tensor | None], Tensor] = reference.linear
-    prepare_linear: Callable[[Tensor], Any] = reference.prepare_linear
-    prepare_head: Callable[[Tensor], Any] = reference.prepare_head
+    prepare_linear: Callable[[Any], Any] = reference.prepare_linear
+    prepare_head: Callable[[Any], Any] = reference.prepare_head
     embedding: Callable[[Tensor, Any], Tensor] = reference.embedding
     rms_norm: Callable[[Tensor, Tensor, float], Tensor] = reference.rms_norm
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = (
