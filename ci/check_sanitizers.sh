@@ -19,7 +19,7 @@ cp kernels/cpu/pagoda_kernels_cpu/*.py "$site/pagoda_kernels_cpu/"
 
 # Python itself does not free all it takes, so leaks are not looked for.  An editable install of the
 # kernels would be found before these.
-export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$site"
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$site"
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so) $(gcc -print-file-name=libstdc++.so)" \
     "$python" - -q -p no:cacheprovider kernels/cpu/tests "$@" <<'END'
 import os
