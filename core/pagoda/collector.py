@@ -10,11 +10,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No collections in the block, in any thread."""
+    """No collections in the block, in any thread; what lives at its end counts as old."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # nobody else's
+                gc.freeze()
+                gc.unfreeze()  # into the oldest generation, without a look at any of it
             gc.enable()
