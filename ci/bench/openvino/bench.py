@@ -143,19 +143,16 @@ def table(lines: list[dict[str, Any]]) -> str:
         " | in CPU time | host ms a step |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for precision in dict.fromkeys(line["precision"] for line in lines):
-        for workload in dict.fromkeys(line["workload"] for line in lines):
-            found = {
-                name: [
-                    line
-                    for line in lines
-                    if (line["precision"], line["workload"], line["engine"])
-                    == (precision, workload, name)
-                ]
-                for name in ("pagoda", "genai")
-            }
-            if all(found.values()):
-                rows.append(f"| {precision} | {workload} {_row(found['pagoda'], found['genai'])}")
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for line in lines:
+        workload = line["workload"]
+        if "repetition" in line and line["divide"] > 1:
+            workload += f" / {line['divide']}"
+        found = groups.setdefault((line["precision"], workload), {"pagoda": [], "genai": []})
+        found[line["engine"]].append(line)
+    for (precision, workload), found in sorted(groups.items()):
+        if all(found.values()):
+            rows.append(f"| {precision} | {workload} {_row(found['pagoda'], found['genai'])}")
     return "\n".join(rows)
 
 

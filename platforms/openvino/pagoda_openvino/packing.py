@@ -1,5 +1,6 @@
-"""OpenVINO lays weights out anew for its kernels, some when it compiles, the others in the first
-inference; both happen here, at load, so that memory can be counted and no request waits for it."""
+"""OpenVINO lays weights out anew for its kernels, in the first inference of one token and some
+once more in the first of several; both happen here, at load, so that memory can be counted and no
+request waits for it."""
 
 from __future__ import annotations
 
@@ -36,17 +37,17 @@ def handing_back_pages(graph: ModelGraph) -> Iterator[None]:
         graph.hand_back_pages()
 
 
-def first_inference(request: ov.InferRequest, layout: CacheLayout) -> None:
-    """Run one token on a cache of one block, which is then forgotten."""
+def first_inferences(request: ov.InferRequest, layout: CacheLayout) -> None:
+    """Run one token, then a block of them, on a cache of one block, which is then forgotten."""
     cache = PagedCache(layout, 1, 1 << 62)  # held: the request has but its address
     cache.bind(request)
-    zero = np.zeros(1, np.int64)
-    begins = np.array([0, 1], np.int32)
-    for name, array in {
-        **{"token_ids": zero, "positions": zero, "logit_rows": zero},
-        **{"past_lens": zero.astype(np.int32), "subsequence_begins": begins},
-        **{"block_indices": zero.astype(np.int32), "block_indices_begins": begins},
-        "max_context_len": np.array(1, np.int32),
-    }.items():
-        request.set_tensor(name, ov.Tensor(array))
-    request.infer(share_outputs=True)
+    for count in (1, layout.block_size):
+        tokens, zero = np.zeros(count, np.int64), np.zeros(1, np.int32)
+        for name, array in {
+            **{"token_ids": tokens, "positions": np.arange(count), "logit_rows": tokens[:1]},
+            **{"past_lens": zero, "subsequence_begins": np.array([0, count], np.int32)},
+            **{"block_indices": zero, "block_indices_begins": np.array([0, 1], np.int32)},
+            "max_context_len": np.array(count, np.int32),
+        }.items():
+            request.set_tensor(name, ov.Tensor(array))
+        request.infer(share_outputs=True)

@@ -30,7 +30,7 @@ from pagoda_openvino.compiling import compile_graph, properties
 from pagoda_openvino.greedy import add_largest, pick
 from pagoda_openvino.large_pages import LargePages
 from pagoda_openvino.model_graph import ModelGraph, choose_graph
-from pagoda_openvino.packing import first_inference, handing_back_pages
+from pagoda_openvino.packing import first_inferences, handing_back_pages
 from pagoda_openvino.step import Array, Index, Inputs, check_batch, inferences, logit_rows
 
 MOST_CACHE_BYTES = 4 << 30  # a user's own number has no limit
@@ -65,7 +65,7 @@ class OpenVINORunner:
             self.compiled = compile_graph(graph, self.device, self.properties)
             self._layout = read_layout(self.compiled)
             self._request = self.compiled.create_infer_request()
-            first_inference(self._request, self._layout)
+            first_inferences(self._request, self._layout)
         size, asked = self._layout.block_size, self.config.block_size
         if asked not in (None, size):
             raise UnsupportedFeature(
