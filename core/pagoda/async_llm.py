@@ -127,6 +127,9 @@ class AsyncLLM:
         if self._receiver is None and self.dead_reason is None:
             self._socket = zmq.asyncio.Socket.shadow(self._process.socket)
             self._receiver = asyncio.create_task(self._receive(self._socket))
+            # A loop that is closed takes it along unfinished: no cause to complain.  Python 3.10
+            # would never end to (the repr of pyzmq's futures leads back to themselves).
+            self._receiver._log_destroy_pending = False  # type: ignore[attr-defined]
             loop = asyncio.get_running_loop()
             threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
 

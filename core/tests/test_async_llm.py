@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -102,6 +103,19 @@ def test_a_full_queue_says_so(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) ->
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PagodaError, match="nowhere"):
         open_llm(tmp_path / "nowhere")
+
+
+def test_the_loop_may_end_before_the_engine(
+    stories260k: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm = open_llm(stories260k / "hf")
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(collect(llm, "only", GREEDY))[-1].finished
+    loop.close()
+    llm.close()
+    del llm, loop
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_killed_engine_fails_its_requests(stories260k: Path) -> None:
