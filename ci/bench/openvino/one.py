@@ -89,7 +89,7 @@ def open_pagoda(model: str, settings: dict[str, Any]) -> Run:
         finally:
             INFER[1] += time.thread_time() - began
 
-    ov.InferRequest.infer, OpenVINORunner.submit = timed, counted
+    ov.InferRequest.infer, OpenVINORunner.submit = timed, counted  # type: ignore[method-assign,assignment]
     llm = LLM(
         model,
         device="openvino",
