@@ -67,8 +67,11 @@ Inputs interleaved_inputs(const Packed& weight, const X* x, int64_t rows) {
         const int64_t first = tile * Most, count = std::min<int64_t>(Most, rows - first);
         float wide[Most][some], *next = to + first * depth;
         for (int64_t k = 0; k < depth; k += some) {
-            const int64_t now = std::min(some, depth - k);
-            for (int64_t r = 0; r < count; ++r) copy_row(x + (first + r) * depth + k, wide[r], int(now), 1.0f);
+            const int64_t now = std::min(some, depth - k), real = std::clamp<int64_t>(weight.inputs - k, 0, now);
+            for (int64_t r = 0; r < count; ++r) {
+                copy_row(x + (first + r) * weight.inputs + k, wide[r], int(real), 1.0f);
+                std::fill(wide[r] + real, wide[r] + now, 0.0f);  // behind the inputs
+            }
             for (int64_t i = 0; i < now; ++i)
                 for (int64_t r = 0; r < count; ++r) *next++ = wide[r][i];
         }
