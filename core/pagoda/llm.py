@@ -8,7 +8,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pagoda import collector
 from pagoda.config import make_config
 from pagoda.engine.client import Client, Prompt
 from pagoda.engine.startup import open_engine
@@ -27,9 +26,8 @@ class LLM:
 
     def __init__(self, model: str = "", **settings: object):
         self.config = make_config(model=model, **settings)
-        with collector.paused():
-            self.engine, self.info = open_engine(self.config)
-            self.client = Client(self.config, self.info, self.engine.grammars)
+        self.engine, self.info = open_engine(self.config)
+        self.client = Client(self.config, self.info, self.engine.grammars)
         self._ids = itertools.count()
 
     def generate(

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 import tokenizers
 
-from pagoda import collector
-
 REPLACEMENT = "\ufffd"
 
 LONGEST_RUN = 32
@@ -43,9 +41,9 @@ def spelling_of(backend: tokenizers.Tokenizer) -> Callable[[Sequence[int], bool]
     """How this tokenizer's decoder spells: a maker of streams from the tokens that went before and
     whether special tokens are skipped."""
     decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder else {"type": None}
-    with collector.paused():  # added tokens may be very many
-        added = backend.get_added_tokens_decoder()
-        special = frozenset(token_id for token_id, token in added.items() if token.special)
+    special = frozenset(
+        token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
+    )
     if decoder["type"] == "ByteLevel":
         spelled = _Lazy(backend, _byte_level)
         return lambda before, skip: ByteLevelStream(spelled, special if skip else _NONE, before)
