@@ -8,10 +8,8 @@ Beside them the machine's own limits, by torch: reading memory, and a large prod
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from functools import partial
 
+import limits
 import torch
 
 from pagoda_kernels_cpu import LEVEL, native
@@ -19,31 +17,6 @@ from pagoda_kernels_cpu import LEVEL, native
 SHAPES = ((9728, 896), (896, 4864))
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.53}
 FEW, MANY = (1, 2, 4, 8, 16), (64, 512, 2048)
-
-
-def best(work: Callable[[], object], seconds: float) -> float:
-    work()
-    times: list[float] = []
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times) < 3:
-        before = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - before)
-    return min(times)
-
-
-def limits(seconds: float) -> None:
-    numbers = torch.ones(1 << 27)
-    read = best(numbers.max, seconds)
-    print(f"reading: {numbers.numel() * 4 / read / 1e9:.1f} GB/s")
-    dtypes = [torch.float32]
-    if LEVEL in ("avx512", "amx"):  # elsewhere torch multiplies bfloat16 number by number
-        dtypes.append(torch.bfloat16)
-    for dtype in dtypes:
-        a = torch.randn(1024, 4096).to(dtype)
-        b = torch.randn(4096, 4096).to(dtype)
-        flops = 2 * 1024 * 4096 * 4096
-        print(f"{dtype} product: {flops / best(partial(a.matmul, b), seconds) / 1e9:.0f} GFLOP/s")
 
 
 def measure(name: str, outputs: int, inputs: int, seconds: float) -> None:
@@ -61,7 +34,7 @@ def measure(name: str, outputs: int, inputs: int, seconds: float) -> None:
             for matrix in used:  # noqa: B023
                 matrix.multiply(x, out)  # noqa: B023
 
-        took = best(work, seconds)
+        took = limits.best(work, seconds)
         gflops = 2 * rows * outputs * inputs * len(used) / took / 1e9
         read = f"{num_bytes / took / 1e9:.1f} GB/s " if rows in FEW else ""
         found.append(f"{rows}: {read}{gflops:.0f}")
@@ -77,7 +50,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     native.set_num_threads(args.threads)
     print(f"level {LEVEL}, {args.threads} threads")
-    limits(args.seconds)
+    print(limits.measure(args.threads))
     for name in args.formats.split(","):
         for outputs, inputs in SHAPES:
             measure(name, outputs, inputs, args.seconds)

@@ -13,8 +13,6 @@ from pagoda.platform.batch import Int32
 
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.intp]
-
-
 Inputs: TypeAlias = dict[str, Array]
 """By the graph's names."""
 
