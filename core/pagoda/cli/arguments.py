@@ -80,6 +80,18 @@ class Parser(argparse.ArgumentParser):
         return words
 
 
+class Several(argparse.Action):
+    """Several values after one flag, added up; the last one of them is noted with its flag in
+    ``namespace.last_of_several``, since it may have been meant as a positional argument."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
+        if len(values) > 1:
+            namespace.last_of_several = flag, values[-1]
+
+
 def _looks_like_option(word: str) -> bool:
     """``-x`` or ``--x=y``, and neither ``-`` nor a text such as ``- eggs``."""
     name = word.partition("=")[0]
@@ -114,7 +126,7 @@ class Option:
             if self.choices:
                 options |= {"choices": self.choices, "metavar": None}
         if many:
-            options |= {"action": "append"} if repeat else {"action": "extend", "nargs": "+"}
+            options |= {"action": "append"} if repeat else {"action": Several, "nargs": "+"}
             options["default"] = None  # argparse would append to the default itself
         group.add_argument(*flags, **options)
 

@@ -22,6 +22,10 @@ def run(words: Sequence[str]) -> int:
     named = {name for name in (*args.positional, args.model) if name}
     if len(named) > 1:
         parser.error(f"more than one model: {', '.join(sorted(named))}")
+    if not named and hasattr(args, "last_of_several"):  # --api-key KEY MODEL
+        flag, word = args.last_of_several
+        hint = f"put the model first, or write --model {word}; else give {flag} once a value"
+        parser.error(f"{word!r} stands behind {flag} and was taken for a value of it: {hint}")
     args.model = "".join(named)
     settings = ServerSettings(**given(server, args))
     set_up_logs(args.debug, default=settings.log_level)

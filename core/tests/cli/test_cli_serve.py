@@ -46,6 +46,19 @@ def test_two_models_are_one_too_many(served: list[Any], capsys: pytest.CaptureFi
     assert "more than one model: a, b" in capsys.readouterr().err and served == []
 
 
+def test_a_model_behind_a_flag_of_several_values_is_not_taken_for_one(
+    served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--api-key", "token-abc123", "owner/model"]) == 2
+    said = capsys.readouterr().err
+    assert "'owner/model'" in said and "--api-key" in said and "--model owner/model" in said
+    assert served == []
+    assert main(["serve", "m", "--served-model-name", "a", "b"]) == 0
+    assert main(["serve", "--api-key", "a", "--api-key", "b"]) == 0
+    (_, names), (_, keys) = served
+    assert names.served_model_name == ("a", "b") and keys.api_key == ("a", "b")
+
+
 def test_settings_out_of_range_name_the_field(
     served: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
