@@ -60,10 +60,15 @@ class LLM:
         use_tqdm: bool = True,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
-        **template_arguments: Any,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation, or several at once, through the model's chat template."""
+        """Answer one conversation, or several at once, through the model's chat template, which
+        may read ``chat_template_kwargs``; or go on with a conversation's unfinished last message
+        (``continue_final_message``, with ``add_generation_prompt`` off).
+
+        Raises InvalidValue or UnsupportedFeature before anything runs."""
         one = bool(messages) and isinstance(messages[0], Mapping)
         conversations: Any = [messages] if one else messages
         prompts = []
@@ -72,8 +77,9 @@ class LLM:
                 list(conversation),
                 chat_template=chat_template,
                 add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
                 tools=tools,
-                **template_arguments,
+                variables=chat_template_kwargs,
             )
             ids = self.client.tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})

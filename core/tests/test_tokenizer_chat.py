@@ -174,6 +174,38 @@ def test_templates_that_are_none(template: str) -> None:
         render(template, CHAT, True, None, {})
 
 
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "continue_final_message"])
+def test_a_variable_cannot_take_an_arguments_place(name: str) -> None:
+    with pytest.raises(InvalidValue, match=f"chat_template_kwargs='{name}'"):
+        render(PLAIN, CHAT, True, None, {name: 1})
+    assert render("{{ self_ }}{{ x }}", CHAT, True, None, {"self": 1, "x": 2}) == "2"
+
+
+PARTS = "{% for m in messages %}[{% for p in m.content %}{{ p.text }},{% endfor %}]{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "text"),
+    [
+        ("{% for m in messages %}<{{ m.content }}>{% endfor %}", "It is", "<Hi><It is"),
+        ("{% for m in messages %}<{{ m.content }}>{% endfor %}", None, "<Hi><"),
+        (PARTS, "It is", "[Hi,][It is"),
+        (PARTS, [{"type": "text", "text": t} for t in ("It", "is")], "[Hi,][It,is"),
+        (PARTS, [], "[Hi,]["),
+    ],
+)
+def test_the_last_message_is_continued(template: str, content: object, text: str) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]
+    assert render(template, messages, False, None, {}, continue_final_message=True) == text
+
+
+def test_what_cannot_be_continued() -> None:
+    with pytest.raises(InvalidValue, match="add_generation_prompt"):
+        render(PLAIN, CHAT, True, None, {}, continue_final_message=True)
+    with pytest.raises(InvalidValue, match="does not show the last message"):
+        render("{{ messages[0].content }}", CHAT, False, None, {}, continue_final_message=True)
+
+
 def test_generation_blocks_and_loop_controls() -> None:
     template = "{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% break %}"
     assert render(template + "{% endfor %}", CHAT, True, None, {}) == "user"
@@ -198,7 +230,7 @@ def test_where_templates_come_from(assets: Path, tmp_path: Path) -> None:
     settings.write_text(json.dumps({"chat_template": named, "eos_token": "</s>"}))
     assert (text(), text(tools=[TOOL]), text(chat_template="tool_use")) == ("d", "t", "t")
     settings.write_text(json.dumps({"chat_template": "{{ eos_token }}{{ bos_token }}{{ x }}"}))
-    assert text(x=1, eos_token="E") == "E1"
+    assert text(variables={"x": 1, "eos_token": "E"}) == "E1"
     (tmp_path / "chat_template.jinja").write_text("file")
     (tmp_path / "chat_templates").mkdir()
     (tmp_path / "chat_templates" / "rag.jinja").write_text("rag")

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from pagoda.async_llm import AsyncLLM
 
 FINGERPRINT = f"pagoda-{__version__}"
-CONTINUES = "\ue000continues here\ue001"
-"""Put where an unfinished message ends, to find what a template writes behind it."""
 
 
 class ServedModel:
@@ -92,22 +90,14 @@ class ServedModel:
         if chat.chat_template is not None and not self.settings.trust_request_chat_template:
             message = "chat_template in requests is not allowed (--trust-request-chat-template)"
             raise RequestError(400, message, param="chat_template", code="unsupported")
-        messages = chat.conversation()
-        if chat.continue_final_message:
-            messages[-1]["content"] = chat.unfinished() + CONTINUES
-        text = self.tokenizer.render_chat(
-            messages,
+        return self.tokenizer.render_chat(
+            chat.conversation(),
             chat_template=chat.chat_template or self.chat_template,
             add_generation_prompt=chat.add_generation_prompt,
+            continue_final_message=chat.continue_final_message,
             tools=chat.tools,
-            **chat.template_variables(),
+            variables=chat.template_variables(),
         )
-        if chat.continue_final_message:
-            text, found, _ = text.rpartition(CONTINUES)
-            if not found:
-                allowed = "the chat template does not show the last message as it is"
-                raise InvalidValue("continue_final_message", True, allowed)
-        return text
 
     def default_max_tokens(self, token_ids: list[int]) -> int:
         """What the model's own settings say, as far as there is room."""

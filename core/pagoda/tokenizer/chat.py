@@ -21,6 +21,16 @@ from pagoda.platform.errors import InvalidValue
 Message = Mapping[str, Any]
 """role, content and whatever else the template knows, as in OpenAI's API."""
 
+RESERVED = (
+    *("messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message"),
+    *("conversation", "tokenize"),
+)
+"""Names that no variable may have: they are arguments of their own, or mean something to
+transformers that templates never see."""
+
+CONTINUES = "\ue000continues here\ue001"
+"""Put where an unfinished message ends, to find what a template writes behind it."""
+
 
 def pick_template(own: Mapping[str, str], wanted: str | None, has_tools: bool) -> str:
     """The text of the template to use: the wanted one, by text or by name, else the model's."""
@@ -45,17 +55,31 @@ def render(
     add_generation_prompt: bool,
     tools: Sequence[Mapping[str, Any]] | None,
     variables: Mapping[str, Any],
+    continue_final_message: bool = False,
 ) -> str:
-    """The template's text for these messages; InvalidValue when it cannot be made."""
+    """The template's text for these messages, up to the end of the last one's content where that
+    is to be continued; InvalidValue when it cannot be made."""
     compiled, wants_parts = _compiled(template)
+    for name in variables:
+        if name in RESERVED:
+            raise InvalidValue("chat_template_kwargs", name, "is not a name that may be set")
     shaped = [_shaped(message, wants_parts) for message in messages]
+    if continue_final_message:
+        if add_generation_prompt:
+            allowed = "needs add_generation_prompt=false"
+            raise InvalidValue("continue_final_message", True, allowed)
+        shaped[-1]["content"] = _continued(shaped[-1].get("content"))
     try:
-        return compiled.render(
-            messages=shaped,
-            tools=None if tools is None else list(tools),
-            add_generation_prompt=add_generation_prompt,
-            **{"documents": None, **variables},
+        text = compiled.render(
+            {
+                "documents": None,
+                **variables,
+                "messages": shaped,
+                "tools": None if tools is None else list(tools),
+                "add_generation_prompt": add_generation_prompt,
+            }
         )
+        return _up_to_the_end(text) if continue_final_message else text
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         reason = f"the chat template refuses them: {error}"
     except (ArithmeticError, RecursionError, MemoryError) as error:
@@ -85,6 +109,22 @@ def _shaped(message: Message, wants_parts: bool | None) -> dict[str, Any]:
     if shaped.get("tool_calls"):
         shaped["tool_calls"] = [_tool_call(call) for call in shaped["tool_calls"]]
     return shaped
+
+
+def _continued(content: Any) -> Any:
+    """A message's content in the template's form, with CONTINUES behind its text."""
+    if not isinstance(content, list):
+        return (content or "") + CONTINUES
+    *before, last = content or [{"type": "text", "text": ""}]
+    return [*before, {**last, "text": last["text"] + CONTINUES}]
+
+
+def _up_to_the_end(text: str) -> str:
+    text, found, _ = text.rpartition(CONTINUES)
+    if not found:
+        allowed = "the chat template does not show the last message as it is"
+        raise InvalidValue("continue_final_message", True, allowed)
+    return text
 
 
 def _text_of(part: Any) -> str:

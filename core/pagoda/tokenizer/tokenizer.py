@@ -91,15 +91,19 @@ class Tokenizer:
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        **variables: Any,
+        variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> str:
         """A conversation as the model was trained to read it; encode it without special tokens.
 
-        ``chat_template`` is Jinja2 text, or the name of one of the model's own.  Raises
-        InvalidValue when there is no template, or when the template refuses the messages."""
+        ``chat_template`` is Jinja2 text, or the name of one of the model's own, which may read
+        ``variables``; the text ends inside the last message with ``continue_final_message``.
+        Raises InvalidValue when there is no template, or when it refuses the messages."""
         template = pick_template(self.chat_templates, chat_template, bool(tools))
-        variables = {**self.special_tokens, **variables}
-        return render(template, messages, add_generation_prompt, tools, variables)
+        known = {**self.special_tokens, **(variables or {})}
+        return render(
+            template, messages, add_generation_prompt, tools, known, continue_final_message
+        )
 
 
 class NoTokenizer(Tokenizer):

@@ -20,11 +20,18 @@ from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull
 from pagoda.sampling.params import RequestOutputKind, SamplingParams, check_against
 from pagoda.server.app import create_app
 from pagoda.server.settings import ServerSettings
+from pagoda.tokenizer.chat import render
 
 BOS, EOS, FIRST_BYTE = 1, 2, 3
 VOCAB = FIRST_BYTE + 256
 CONTEXT = 512
 REPLY = "Hello world"
+TEMPLATE = """\
+{% for message in messages %}
+{% if message.role == 'martian' %}{{ raise_exception('no Martians') }}{% endif %}
+{{ message.role }}: {{ message.content }}
+{% endfor %}
+{% if add_generation_prompt %}assistant: {% endif %}"""
 
 
 class FakeTokenizer:
@@ -50,10 +57,8 @@ class FakeTokenizer:
 
     def render_chat(self, messages: list[dict[str, Any]], **given: Any) -> str:
         self.rendered = {"messages": messages, **given}
-        if any(message["role"] == "martian" for message in messages):
-            raise InvalidValue("messages", messages, "the chat template refuses them")
-        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
-        return "".join(lines) + ("assistant: " if given["add_generation_prompt"] else "")
+        arguments = (given[name] for name in ("add_generation_prompt", "tools", "variables"))
+        return render(TEMPLATE, messages, *arguments, given["continue_final_message"])
 
 
 class FakeLLM:

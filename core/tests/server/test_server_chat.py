@@ -144,10 +144,10 @@ def test_the_template_gets_everything(server: Any) -> None:
     assert got["messages"][2]["tool_calls"] == messages[2]["tool_calls"]
     assert got["messages"][2]["reasoning_content"] == "hm"
     assert got["messages"][2]["content"] is None
-    assert (got["enable_thinking"], got["reasoning_effort"]) == (False, "low")
+    told = {"enable_thinking": False, "reasoning_effort": "low", "documents": fields["documents"]}
+    assert got["variables"] == told
     assert got["add_generation_prompt"] is False
     assert server.llm.tokenizer.decode(server.llm.seen[-1].prompt).endswith("assistant: It is")
-    assert got["documents"] == fields["documents"]
     assert got["tools"] == [tool]
 
 

@@ -10,9 +10,6 @@ from pagoda.platform.errors import InvalidValue
 from pagoda.server.schema.fields import Absent, Ignored, Int, TextOnly
 from pagoda.server.schema.generation import GenerationRequest
 
-RESERVED = ("messages", "tools", "documents", "chat_template", "conversation", "tokenize")
-"""Names in chat_template_kwargs that the request has fields for, or that templates never see."""
-
 
 class Message(BaseModel):
     """One message.  What else it holds goes to the template: templates differ in what they read."""
@@ -38,12 +35,8 @@ class ChatFields(BaseModel):
 
     @model_validator(mode="after")
     def _renders(self) -> ChatFields:
-        if self.continue_final_message and self.add_generation_prompt:
-            allowed = "needs add_generation_prompt=false"
-            raise InvalidValue("continue_final_message", True, allowed)
-        for name in self.chat_template_kwargs or {}:
-            if name in RESERVED or not name.isidentifier():
-                raise InvalidValue("chat_template_kwargs", name, "is not a name that may be set")
+        if "documents" in (self.chat_template_kwargs or {}):
+            raise InvalidValue("chat_template_kwargs", "documents", "is a field of the request")
         for i, tool in enumerate(self.tools or ()):
             function = tool.get("function")
             if not isinstance(function, dict) or not isinstance(function.get("name"), str):
