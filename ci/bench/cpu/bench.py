@@ -1,7 +1,7 @@
 """Pagoda and every CPU engine that can be set up, in turns, on the five workloads.
 
     python ci/bench/cpu/bench.py --model DIR [--home DIR] [--precision bf16,int8] [--rounds 3]
-        [--divide N] [--only W1,W4] [--peers openvino,llama.cpp] [--out results.jsonl]
+        [--divide N] [--only W1,W3/4] [--seconds N] [--peers openvino] [--out results.jsonl]
 
 Sets the engines up under --home ($CPU_BENCH_HOME), loads those of one precision together, and has
 them take turns at each workload of each round; an engine that waits does nothing.  Writes a line a
@@ -128,7 +128,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--first-round", type=int, default=0)
     parser.add_argument("--divide", type=int, default=1, help="shorten all lengths so many times")
-    parser.add_argument("--only", default=",".join(WORKLOADS))
+    parser.add_argument(
+        "--only", default=",".join(WORKLOADS), help="some of them; W3/4: divided by 4 besides"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1e9, help="of one precision, after which no turn begins"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path("cpu-bench.jsonl"))
     parser.add_argument("--table", type=Path, help="print the table of a file, run nothing")
@@ -145,13 +150,17 @@ def main() -> None:
 
         keep({"limits": limits.measure(args.threads), "load": os.getloadavg()[0]})
         for precision in args.precision.split(","):
+            started = time.time()
             engines = start(args, precision)
             for round_ in range(args.first_round, args.first_round + args.rounds):
-                for name in args.only.split(","):
+                for name, _, more in (turn.partition("/") for turn in args.only.split(",")):
+                    if time.time() - started > args.seconds:
+                        break
+                    divide = args.divide * int(more or 1)
                     for engine in engines:
-                        found = measure(engine, name, round_, args.divide)
+                        found = measure(engine, name, round_, divide)
                         said = {"precision": precision, "engine": engine.name, "round": round_}
-                        keep(said | {"divide": args.divide} | found)
+                        keep(said | {"divide": divide} | found)
             for engine in engines:
                 engine.close()
     print(table.render(args.out))
