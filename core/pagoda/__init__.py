@@ -8,17 +8,24 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pagoda.async_llm import AsyncLLM
+    from pagoda.config import EngineConfig
     from pagoda.llm import LLM
     from pagoda.outputs import CompletionOutput, RequestOutput
     from pagoda.platform.errors import PagodaError
-    from pagoda.sampling.params import SamplingParams, StructuredOutputsParams
+    from pagoda.sampling.params import (
+        RequestOutputKind,
+        SamplingParams,
+        StructuredOutputsParams,
+    )
 
 __all__ = [
     "LLM",
     "AsyncLLM",
     "CompletionOutput",
+    "EngineConfig",
     "PagodaError",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "StructuredOutputsParams",
     "__version__",
@@ -27,9 +34,11 @@ __all__ = [
 _HOMES = {
     "LLM": "pagoda.llm",
     "AsyncLLM": "pagoda.async_llm",
+    "EngineConfig": "pagoda.config",
     "CompletionOutput": "pagoda.outputs",
     "RequestOutput": "pagoda.outputs",
     "PagodaError": "pagoda.platform.errors",
+    "RequestOutputKind": "pagoda.sampling.params",
     "SamplingParams": "pagoda.sampling.params",
     "StructuredOutputsParams": "pagoda.sampling.params",
 }

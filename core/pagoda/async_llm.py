@@ -13,7 +13,7 @@ from pagoda.engine.child import EngineProcess, from_child, to_child
 from pagoda.engine.client import Client, Prompt
 from pagoda.engine.messages import Abort, EngineOutputs, EngineRequest, EngineStats, Failed
 from pagoda.outputs import RequestOutput
-from pagoda.platform.errors import EngineDead, PagodaError, QueueFull
+from pagoda.platform.errors import EngineDead, InvalidValue, PagodaError, QueueFull
 from pagoda.sampling.params import SamplingParams
 
 LONG_PROMPT = 20_000
@@ -58,28 +58,32 @@ class AsyncLLM:
     async def generate(
         self,
         prompt: Prompt,
-        params: SamplingParams,
+        sampling_params: SamplingParams,
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
     ) -> AsyncGenerator[RequestOutput]:
-        """Yield outputs as params.output_kind asks; closing the generator aborts the request.
+        """Yield outputs as sampling_params.output_kind asks; closing the generator aborts it.
 
         Raises InvalidValue or UnsupportedFeature before anything is queued, QueueFull when too
         many wait, EngineDead when the engine is or goes down."""
+        if not isinstance(sampling_params, SamplingParams):
+            raise InvalidValue("sampling_params", sampling_params, "must be SamplingParams")
         self._listen()
         if self.dead_reason is not None:
             raise EngineDead(self.dead_reason)
-        waiting = self.client.num_sequences + params.n - self.info.max_num_seqs
+        waiting = self.client.num_sequences + sampling_params.n - self.info.max_num_seqs
         if waiting > self.config.max_queue:
             raise QueueFull(f"{self.config.max_queue} requests are waiting already", "again later")
         if isinstance(prompt, str) and len(prompt) > LONG_PROMPT:
             ids = await asyncio.to_thread(self.client.tokenizer.encode, prompt)
             prompt = {"prompt": prompt, "prompt_token_ids": ids}
-        if params.structured_outputs is not None:
+        if sampling_params.structured_outputs is not None:
             async with self._compiling:  # may take a second: not in the way of other requests
-                await asyncio.to_thread(self.client.grammars.start, params.structured_outputs)
-        requests = self.client.admit(request_id, prompt, params, priority, cache_salt)
+                await asyncio.to_thread(
+                    self.client.grammars.start, sampling_params.structured_outputs
+                )
+        requests = self.client.admit(request_id, prompt, sampling_params, priority, cache_salt)
         queue: asyncio.Queue[RequestOutput | PagodaError] = asyncio.Queue()
         self._queues[request_id] = queue
         self._idle.clear()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import numbers
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -12,7 +16,7 @@ from pagoda.config import make_config
 from pagoda.engine.client import Client, Prompt
 from pagoda.engine.startup import open_engine
 from pagoda.outputs import RequestOutput
-from pagoda.platform.errors import InvalidValue
+from pagoda.platform.errors import InvalidValue, PagodaError
 from pagoda.sampling.params import RequestOutputKind, SamplingParams
 from pagoda.tokenizer import Tokenizer
 
@@ -29,6 +33,7 @@ class LLM:
         self.engine, self.info = open_engine(self.config)
         self.client = Client(self.config, self.info, self.engine.grammars)
         self._ids = itertools.count()
+        self._closed = False
 
     def generate(
         self,
@@ -37,7 +42,8 @@ class LLM:
         use_tqdm: bool = True,
         priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
-        """Continue each prompt.  One SamplingParams serves all prompts, or one each.
+        """Continue each prompt.  One SamplingParams serves all prompts, or one each; a max_tokens
+        beyond the model's length is cut to it.  After Ctrl-C nothing is left running.
 
         Raises InvalidValue or UnsupportedFeature before anything runs."""
         listed = _as_list(prompts)
@@ -46,12 +52,23 @@ class LLM:
         if len(priorities) != len(listed):
             raise InvalidValue("priority", priorities, f"must have {len(listed)} entries")
         final = [p.clone_with(output_kind=RequestOutputKind.FINAL_ONLY) for p in params]
-        ids = self._start(listed, final, priorities, clip_length=True)
-        return self._collect(ids, use_tqdm)
+        ids = [str(next(self._ids)) for _ in listed]
+        try:
+            self._start(ids, listed, final, priorities)
+            return self._collect(ids, use_tqdm)
+        finally:
+            self._forget(ids)
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams) -> Generator[RequestOutput]:
-        """Continue one prompt, yielding as params.output_kind asks; closing stops it."""
-        yield from self._outputs(self._start([prompt], [sampling_params], [0], clip_length=True))
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> Generator[RequestOutput]:
+        """Continue one prompt, yielding as sampling_params.output_kind asks; closing stops it."""
+        ids = [str(next(self._ids))]
+        try:
+            self._start(ids, [prompt], self._params_for([prompt], sampling_params), [0])
+            yield from self._outputs(ids)
+        finally:
+            self._forget(ids)
 
     def chat(
         self,
@@ -94,6 +111,7 @@ class LLM:
 
     def close(self) -> None:
         """Free the device.  May be called more than once."""
+        self._closed = True
         self.engine.close()
 
     def __enter__(self) -> LLM:
@@ -111,6 +129,10 @@ class LLM:
             given = self.get_default_sampling_params()
         if isinstance(given, SamplingParams):
             return [given] * len(prompts)
+        if isinstance(given, Mapping) or not all(isinstance(p, SamplingParams) for p in given):
+            raise InvalidValue(
+                "sampling_params", given, "must be SamplingParams, or a list of them"
+            )
         if len(given) != len(prompts):
             allowed = f"must be one, or one for each of the {len(prompts)} prompts"
             raise InvalidValue("sampling_params", f"{len(given)} of them", allowed)
@@ -118,38 +140,32 @@ class LLM:
 
     def _start(
         self,
+        ids: Sequence[str],
         prompts: Sequence[Prompt],
         params: Sequence[SamplingParams],
         priorities: Sequence[int],
-        clip_length: bool,
-    ) -> list[str]:
-        """Check all prompts, then queue all; returns their request ids."""
-        ids = [str(next(self._ids)) for _ in prompts]
+    ) -> None:
+        """Check all prompts, then queue all under these request ids."""
+        if self._closed:
+            raise PagodaError("this LLM was closed", "another one")
         requests = []
-        try:
-            for id, prompt, wanted, rank in zip(ids, prompts, params, priorities, strict=True):
-                salt = prompt.get("cache_salt", "") if isinstance(prompt, Mapping) else ""
-                requests += self.client.admit(id, prompt, wanted, rank, salt, clip_length)
-        except BaseException:
-            self._forget(ids)
-            raise
+        for id, prompt, wanted, rank in zip(ids, prompts, params, priorities, strict=True):
+            salt = prompt.get("cache_salt", "") if isinstance(prompt, Mapping) else ""
+            requests += self.client.admit(id, prompt, wanted, rank, salt, clip_length=True)
         for request in requests:
             self.engine.add(request)
-        return ids
 
     def _outputs(self, ids: Sequence[str]) -> Generator[RequestOutput]:
         """Step the engine until these requests are finished."""
         left = set(ids)
-        try:
-            while left:
+        while left:
+            with _unbroken():
                 outputs, aborts = self.client.process(self.engine.step())
                 self.engine.abort(aborts)
-                for output in outputs:
-                    if output.finished:
-                        left.discard(output.request_id)
-                    yield output
-        finally:  # after Ctrl-C too: the next call must not find leftovers
-            self._forget(left)
+            for output in outputs:
+                if output.finished:
+                    left.discard(output.request_id)
+                yield output
 
     def _collect(self, ids: Sequence[str], use_tqdm: bool) -> list[RequestOutput]:
         """Every output, in the order of ``ids``, under a bar with tokens per second."""
@@ -167,15 +183,42 @@ class LLM:
         return [done[id] for id in ids]
 
     def _forget(self, ids: Iterable[str]) -> None:
-        for id in list(ids):
+        """Drop what is left of these requests: nothing, unless something went wrong."""
+        for id in ids:
             self.engine.abort(self.client.abort(id))
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Any]:
+def _as_list(prompts: Any) -> list[Any]:
     """One prompt or several: a list of integers is one prompt, by token ids."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
+    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+        raise InvalidValue("prompts", prompts, "must be text, token ids or a list of such prompts")
     listed = list(prompts)
-    if listed and all(isinstance(item, int) for item in listed):
+    if listed and all(isinstance(item, numbers.Integral) for item in listed):
         return [listed]
     return listed
+
+
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """Let a Ctrl-C wait for the end of what is inside, which would be left half done; a second
+    one does not wait.  A program's own handler of SIGINT is left alone."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt

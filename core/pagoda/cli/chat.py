@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pagoda.cli.arguments import Parser, given, options_of
@@ -120,32 +118,12 @@ class Conversation:
         ids = tokenizer.encode(text, add_special_tokens=False)
         answer = ""
         outputs = self.llm.stream({"prompt": text, "prompt_token_ids": ids}, self.params)
-        with _interrupts() as stopped, contextlib.closing(outputs):
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(outputs):
             for output in outputs:
                 if output.error:
                     raise PagodaError(output.error)
                 for completion in output.outputs:
                     answer += completion.text
                     print(completion.text, end="", flush=True)
-                if stopped:
-                    break
         print()
         return answer
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C in a list, so that it lands between steps and not inside one; the second
-    is a KeyboardInterrupt as ever."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)

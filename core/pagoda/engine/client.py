@@ -5,6 +5,7 @@ runs.  LLM and AsyncLLM are this plus a way to reach the engine.
 from __future__ import annotations
 
 import itertools
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,8 +117,12 @@ class Client:
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, Mapping):
-            unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
-            if unknown or not {"prompt", "prompt_token_ids"} & set(prompt):
+            for name in set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}:
+                allowed = (
+                    "must have prompt or prompt_token_ids, and no more than cache_salt besides"
+                )
+                raise InvalidValue("prompt", name, allowed)
+            if not {"prompt", "prompt_token_ids"} & set(prompt):
                 raise InvalidValue("prompt", dict(prompt), "must have prompt or prompt_token_ids")
             if "prompt_token_ids" in prompt:
                 text, ids = prompt.get("prompt"), self._token_ids(prompt["prompt_token_ids"])
@@ -128,20 +133,24 @@ class Client:
             if not ids:
                 raise InvalidValue("prompt", prompt, "must have at least one token")
             return prompt, ids
+        if prompt is None or isinstance(prompt, numbers.Number):
+            raise InvalidValue("prompt", prompt, "must be text or token ids")
         return None, self._token_ids(prompt)
 
     def _token_ids(self, ids: Any) -> list[int]:
+        if hasattr(ids, "tolist"):  # an array
+            ids = ids.tolist()
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or not ids:
             raise InvalidValue("prompt_token_ids", ids, "must be a list with at least one token id")
         if set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < self.info.vocab_size:
             return list(ids)
         for token in ids:
-            if isinstance(token, bool) or not isinstance(token, int):
+            if isinstance(token, bool) or not isinstance(token, numbers.Integral):
                 raise InvalidValue("prompt_token_ids", token, "must be whole numbers")
-            if not 0 <= token < self.info.vocab_size:
+            if not 0 <= int(token) < self.info.vocab_size:
                 allowed = f"token ids must be from 0 to {self.info.vocab_size - 1}"
                 raise InvalidValue("prompt_token_ids", token, allowed)
-        return list(ids)
+        return list(map(int, ids))
 
     def _check(self, params: SamplingParams, num_prompt: int, clip_length: bool) -> SamplingParams:
         room = self.info.max_model_len - num_prompt

@@ -100,5 +100,5 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().out.splitlines() == ["USE", "USE"]
-    assert closed == ["user:a", "user:a|assistant:USE|user:b"]
+    assert capsys.readouterr().out.splitlines() == ["US", "US"]
+    assert closed == ["user:a", "user:a|assistant:US|user:b"]

@@ -1,0 +1,109 @@
+"""LLM in this process, on the reference platform: what it takes, refuses and leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pagoda import LLM, PagodaError, SamplingParams
+from pagoda.platform.errors import InvalidValue
+
+GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{{ mood }}"
+
+
+def open_llm(model: Path) -> LLM:
+    return LLM(model, device="reference", max_model_len=128, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def llm(stories260k: Path) -> Iterator[LLM]:
+    with open_llm(stories260k / "hf") as opened:
+        yield opened
+
+
+def texts(llm: LLM, prompts: Any, params: Any = GREEDY) -> list[str]:
+    return [o.outputs[0].text for o in llm.generate(prompts, params, use_tqdm=False)]
+
+
+IDS = [1, 403, 407]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [IDS, tuple(IDS), np.array(IDS), list(np.array(IDS)), {"prompt_token_ids": np.array(IDS)}],
+)
+def test_token_ids_of_any_make(llm: LLM, one: Any) -> None:
+    (want,) = texts(llm, {"prompt_token_ids": IDS})
+    assert texts(llm, one) == [want]
+    assert texts(llm, [one, "Once"])[0] == want
+
+
+@pytest.mark.parametrize("prompts", [None, 5, b"Once", [None], [5.5], [{"prompt": 5}]])
+def test_what_is_no_prompt(llm: LLM, prompts: Any) -> None:
+    with pytest.raises(InvalidValue, match="prompt"):
+        llm.generate(prompts, GREEDY)
+
+
+def test_a_prompts_unknown_part_is_named(llm: LLM) -> None:
+    with pytest.raises(InvalidValue, match="multi_modal_data"):
+        llm.generate({"prompt": "Once", "multi_modal_data": {}}, GREEDY)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, [{"temperature": 0}], [GREEDY, GREEDY]])
+def test_what_are_no_sampling_params(llm: LLM, params: Any) -> None:
+    with pytest.raises(InvalidValue, match="sampling_params"):
+        llm.generate("Once", params)
+    with pytest.raises(InvalidValue, match="sampling_params"):
+        next(llm.stream("Once", params))
+
+
+def test_chat_takes_what_vllms_takes(llm: LLM) -> None:
+    said = [{"role": "user", "content": "Once"}, {"role": "assistant", "content": " upon"}]
+    common: Any = {"sampling_params": GREEDY, "use_tqdm": False, "chat_template": TEMPLATE}
+    (output,) = llm.chat(said, **common, chat_template_kwargs={"mood": " a"})
+    assert output.prompt == "Once upon a"
+    unfinished = {"add_generation_prompt": False, "continue_final_message": True}
+    two = llm.chat([said, said[:1]], **common, **unfinished, chat_template_kwargs={"mood": "!"})
+    assert [output.prompt for output in two] == ["Once upon", "Once"]
+
+
+def test_after_the_end(stories260k: Path) -> None:
+    llm = open_llm(stories260k / "hf")
+    llm.close()
+    llm.close()
+    with pytest.raises(PagodaError, match="was closed"):
+        llm.generate("Once", GREEDY)
+
+
+def test_ctrl_c_waits_for_the_step_and_leaves_nothing(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = texts(llm, ["Once", "The dog"])
+    scheduler = llm.engine.scheduler
+    submitted = scheduler.submitted
+    calls = []
+
+    def interrupted(plan: Any) -> None:
+        calls.append(plan)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        submitted(plan)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+    monkeypatch.setattr(scheduler, "submitted", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            texts(llm, ["Once", "The dog"] * 2)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(calls) == 3 and llm.engine.requests == {} and llm.client.num_sequences == 0
+    assert texts(llm, ["Once", "The dog"]) == want
+    assert scheduler.pool.usage == 0
