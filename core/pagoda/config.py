@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,17 +25,33 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "must be true or false"),
+    int: ((int,), "must be a whole number"),
+    float: ((int, float), "must be a number"),
+    str: ((str,), "must be text"),
+}
+
+
 def check_settings(record: Any) -> None:
-    """Raise InvalidValue where a settings record's value is no allowed word or too small."""
+    """Raise InvalidValue where a settings record's value is of another type than its annotation
+    says, no allowed word or too small."""
+    hints = typing.get_type_hints(type(record))
     for f in dataclasses.fields(record):
         value, choices, low = getattr(record, f.name), f.metadata["choices"], f.metadata["low"]
-        if choices and value is not None and value not in choices:
+        hint = hints[f.name]
+        optional = isinstance(hint, types.UnionType)  # kind | None
+        if value is None and optional:
+            continue
+        if choices and value not in choices:
             raise InvalidValue(f.name, value, f"must be one of {', '.join(choices)}")
-        if low is not None and value is not None:
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidValue(f.name, value, "must be a whole number")
-            if value < low:
-                raise InvalidValue(f.name, value, f"must be at least {low}")
+        kind = typing.get_args(hint)[0] if optional else hint
+        if kind in _KINDS:
+            kinds, allowed = _KINDS[kind]
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise InvalidValue(f.name, value, allowed)
+        if low is not None and value < low:
+            raise InvalidValue(f.name, value, f"must be at least {low}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ class EngineConfig:
         "auto (safetensors, else .bin), safetensors, pt (.bin, weights only), dummy (random)",
         choices=("auto", "safetensors", "pt", "dummy"),
     )
-    max_model_len: int | None = setting(None, "longest prompt plus output, in tokens", low=1)
+    max_model_len: int | None = setting(None, "longest prompt plus output, in tokens", low=2)
     block_size: int | None = setting(None, "tokens a KV cache block", low=1)
     num_blocks: int | None = setting(None, "KV cache blocks, instead of what memory allows", low=1)
     kv_cache_memory: int | None = setting(None, "bytes for the KV cache", low=1)
@@ -89,11 +108,13 @@ class EngineConfig:
 
 
 def make_config(**settings: object) -> EngineConfig:
-    """An EngineConfig from keyword arguments; an unknown name is refused with the nearest match."""
+    """An EngineConfig from keyword arguments, ``model`` and ``tokenizer`` as paths too; an unknown
+    name is refused with the nearest match."""
     known = [f.name for f in dataclasses.fields(EngineConfig)]
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"{near[0]!r}?" if near else f"one of {', '.join(known)}"
             raise PagodaError(f"unknown engine setting {name!r}", hint)
-    return EngineConfig(**settings)  # type: ignore[arg-type]
+    paths = {name: os.fspath(v) for name, v in settings.items() if isinstance(v, os.PathLike)}
+    return EngineConfig(**{**settings, **paths})
