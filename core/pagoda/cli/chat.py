@@ -41,6 +41,7 @@ def run(words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     set_up_logs(args.debug)
     settings = ServerSettings(**given([template], args))
+    chat_template = settings.read_chat_template()
     config = name_model(engine.config(args))
     from pagoda.llm import LLM
 
@@ -48,8 +49,7 @@ def run(words: Sequence[str]) -> int:
         chosen = {"max_tokens": MAX_TOKENS, **sampling.chosen(args)}
         chosen["output_kind"] = RequestOutputKind.DELTA
         params = llm.get_default_sampling_params().clone_with(**chosen)
-        Conversation(llm, params, args.system, settings.read_chat_template()).run()
-    return 0
+        return Conversation(llm, params, args.system, chat_template).run()
 
 
 class Conversation:
@@ -61,9 +61,11 @@ class Conversation:
         self.system = system
         self.template = template
         self.turns: list[dict[str, str]] = []
+        self.num_failed = 0
 
-    def run(self) -> None:
-        """Read, answer, until the input ends or /exit."""
+    def run(self) -> int:
+        """Read, answer, until the input ends or /exit; the exit code, 1 when a turn of a script's
+        failed."""
         interactive = sys.stdin.isatty()
         if interactive:
             with contextlib.suppress(ImportError):
@@ -73,14 +75,14 @@ class Conversation:
             try:
                 line = input("> " if interactive else "").strip()
             except EOFError:
-                return
+                line = "/exit"
             except KeyboardInterrupt:
                 if not interactive:
                     raise
                 print("\n/exit or Ctrl-D leaves", file=sys.stderr)
                 continue
             if line == "/exit":
-                return
+                return int(self.num_failed > 0 and not interactive)
             if line.startswith("/"):
                 self.command(line)
             elif line:
@@ -107,6 +109,7 @@ class Conversation:
             answer = self._answer()
         except PagodaError as error:
             self.turns.pop()
+            self.num_failed += 1
             print(f"error: {error}", file=sys.stderr)
             return
         self.turns.append({"role": "assistant", "content": answer})

@@ -99,7 +99,10 @@ def _add_prompts(parser: Parser) -> None:
 
 
 def _token_ids(text: str) -> list[int]:
-    return [int(word) for word in text.replace(",", " ").split()]
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are no token ids, such as 1,403,407") from None
 
 
 def _prompts(args: argparse.Namespace) -> list[Prompt]:

@@ -73,7 +73,7 @@ def test_a_failed_turn_is_forgotten(
         return stream(self, prompt, params)
 
     monkeypatch.setattr(fake_llm, "stream", refuse_bad)
-    assert chat(monkeypatch, "bad\ngood\n") == 0
+    assert chat(monkeypatch, "bad\ngood\n") == 1  # a script must hear of it
     captured = capsys.readouterr()
     assert "too long" in captured.err and captured.out == "USER:GOOD\n"
 

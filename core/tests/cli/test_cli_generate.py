@@ -151,6 +151,11 @@ def test_a_refused_prompt_is_an_error(made: Made, capsys: Capture) -> None:
     assert capsys.readouterr().err == "error: prompt='': must have at least one token\n"
 
 
+def test_words_that_are_no_token_ids(capsys: Capture) -> None:
+    assert main(["generate", "--prompt-token-ids", "1,2,x"]) == 2
+    assert "'1,2,x' are no token ids" in capsys.readouterr().err
+
+
 def test_a_failed_request_is_told_beside_the_others(
     made: Made, fake_llm: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pagoda.cli.arguments import Parser
 from pagoda.cli.bench.report import add_json, make_report, percentiles, show
-from pagoda.cli.bench.workload import add_lengths, positive, random_prompts
+from pagoda.cli.bench.workload import add_lengths, natural, positive, random_prompts
 from pagoda.cli.engine_options import EngineOptions, name_model
 from pagoda.cli.logs import set_up_logs
 from pagoda.sampling.params import SamplingParams
@@ -22,12 +22,12 @@ def run(words: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = Parser(PROG, "Measure how long one batch takes, from prompts to the last token.")
     add_lengths(parser, "32", "128")
-    for name, default, text in (
-        ("batch-size", 8, "requests in the batch"),
-        ("num-iters-warmup", 3, "batches run first, unmeasured"),
-        ("num-iters", 10, "measured batches"),
+    for name, kind, default, text in (
+        ("batch-size", positive, 8, "requests in the batch"),
+        ("num-iters-warmup", natural, 3, "batches run first, unmeasured"),
+        ("num-iters", positive, 10, "measured batches"),
     ):
-        parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=text)
+        parser.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=text)
     add_json(parser)
     engine = EngineOptions(parser, words)
     args = parser.parse_args(words)

@@ -54,12 +54,17 @@ class Lengths:
         return str(self.low) if self.low == self.high else f"{self.low}:{self.high}"
 
 
-def positive(text: str) -> int:
+def positive(text: str, low: int = 1) -> int:
     """An argparse type: a whole number from 1 on."""
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    if number < low:
+        raise argparse.ArgumentTypeError(f"{number} is not at least {low}")
     return number
+
+
+def natural(text: str) -> int:
+    """An argparse type: a whole number from 0 on."""
+    return positive(text, low=0)
 
 
 def add_lengths(parser: argparse._ActionsContainer, input_len: str, output_len: str) -> None:
