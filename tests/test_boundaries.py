@@ -46,7 +46,8 @@ CORE_IMPORTS = {
     "engine": {"scheduler", "sampling", "tokenizer", "models", "registry", "assets"} | SETTINGS,
     "llm": {"engine", "sampling", "tokenizer"} | SETTINGS,
     "async_llm": {"engine", "sampling", "tokenizer"} | SETTINGS,
-    "server": {"async_llm", "engine.messages", "sampling", "tokenizer", "models"} | SETTINGS,
+    "server": {"async_llm", "engine.messages", "sampling", "tokenizer", "models", "assets"}
+    | SETTINGS,
     "cli": {"llm", "async_llm", "server", "engine", "sampling", "tokenizer", "models"}
     | {"registry", "assets", "new_backend"}
     | SETTINGS,

@@ -280,6 +280,8 @@ def test_a_second_signal_stops_at_once(fragile: Server) -> None:
             time.sleep(0.01)
         fragile.process.send_signal(signal.SIGTERM)
         assert fragile.process.wait(PATIENCE) == 128 + signal.SIGTERM
+    log = fragile.log.read_text()
+    assert "cut short" in log and "Traceback" not in log
 
 
 def test_a_taken_port_is_told_before_the_model_is_looked_at(tmp_path: Path) -> None:

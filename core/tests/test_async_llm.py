@@ -6,6 +6,9 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +47,23 @@ GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 async def collect(llm: AsyncLLM, id: str, params: SamplingParams) -> list[RequestOutput]:
     return [output async for output in llm.generate("Once upon a time", params, id)]
+
+
+def test_an_orphaned_engine_clears_up(stories260k: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from pagoda import AsyncLLM, EngineConfig\n"
+        "config = EngineConfig(model=sys.argv[1], device='reference', max_model_len=128)\n"
+        "llm = AsyncLLM.from_config(config)\n"
+        "print(llm._process._folder, llm._process.process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    words = [sys.executable, "-c", code, str(stories260k / "hf")]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    folder = Path(done.stdout.split()[0])
+    deadline = time.monotonic() + 30
+    while folder.exists():
+        assert time.monotonic() < deadline
 
 
 def test_outputs_come_as_asked(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -36,7 +37,8 @@ def main() -> int:
     logging.basicConfig(level=os.environ.get("PAGODA_LOG_LEVEL", "WARNING").upper())
     stdin = sys.stdin.buffer
     start: dict[str, Any] = msgspec.msgpack.decode(stdin.read(int(stdin.readline())))
-    threading.Thread(target=_follow_parent, args=(stdin,), daemon=True).start()
+    folder = os.path.dirname(start["address"].removeprefix("ipc://"))
+    threading.Thread(target=_follow_parent, args=(stdin, folder), daemon=True).start()
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
     socket.connect(start["address"])
@@ -73,8 +75,10 @@ def _loop(engine: EngineCore, socket: zmq.Socket[bytes]) -> None:
             socket.send(encode(outputs))
 
 
-def _follow_parent(stdin: Any) -> None:
+def _follow_parent(stdin: Any, folder: str) -> None:
+    """End with the parent, which may have had no time to remove the socket's ``folder``."""
     stdin.read()
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 

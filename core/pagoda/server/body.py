@@ -16,6 +16,16 @@ DRAINED = 8
 """A body over the limit is read, and dropped, up to so many times the limit: most clients look
 for an answer only when they have sent everything."""
 
+EXPECTED = {
+    **{"model_type": "must be a JSON object", "dict_type": "must be a JSON object"},
+    **{"list_type": "must be a list", "too_short": "must not be empty"},
+    **{"string_type": "must be a string", "bool_type": "must be true or false"},
+    **{"int_type": "must be a whole number", "float_type": "must be a number"},
+    **{"finite_number": "must be finite", "greater_than_equal": "must be at least {ge}"},
+    **{"less_than_equal": "must be at most {le}", "less_than": "must be under {lt}"},
+}
+"""What pydantic's kinds of errors mean, in words that do not speak of Python."""
+
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -85,9 +95,10 @@ def _refusal(error: ValidationError, schema: type[BaseModel], value: Any) -> Req
         return RequestError(400, f"{param}: {first['msg']}", param=param, code="unsupported")
     if first["type"] == "missing":
         return RequestError(400, f"{param}: this field is required", param=param, code="missing")
-    cause = first.get("ctx", {}).get("error")
-    said = str(cause) if isinstance(cause, ValueError) else first["msg"]
-    message = f"{param}={_shown(first['input'])}: {said}" if param else said
+    context = first.get("ctx", {})
+    expected = EXPECTED.get(first["type"], "").format(**context)
+    said = expected or str(context.get("error", first["msg"]))
+    message = f"{param}={_shown(first['input'])}: {said}" if param else f"the body {said}"
     return RequestError(400, message, param=param or "body", code="invalid_value")
 
 

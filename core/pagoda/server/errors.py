@@ -86,13 +86,14 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> Response:
         return explained(error).response()
 
-    async def answer_http(_: Request, error: Exception) -> Response:
+    async def answer_http(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 500)
+        headers = getattr(error, "headers", None) or {}
+        path = request.url.path[:200]
         what = {
-            404: "no such route; GET /openapi.json lists them",
-            405: "this route does not take that method",
+            404: f"no route {path!r} here; GET /openapi.json lists them",
+            405: f"{path} does not take {request.method}, but {headers.get('Allow')}",
         }.get(status, str(getattr(error, "detail", "")))
-        headers = getattr(error, "headers", None)
         return RequestError(status, what, headers=dict(headers) if headers else None).response()
 
     async def answer_unforeseen(_: Request, error: Exception) -> Response:

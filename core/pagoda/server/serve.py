@@ -81,6 +81,7 @@ async def _serve(llm: AsyncLLM, settings: ServerSettings, listener: socket.socke
             logger.info("stopping: %d requests may finish", llm.num_unfinished)
             server.should_exit = True
         elif not stop_now.done():
+            logger.warning("stopping at once: %d requests are cut short", llm.num_unfinished)
             stop_now.set_result(128 + number)
 
     for number in STOP_SIGNALS:
@@ -119,8 +120,18 @@ def _uvicorn_config(llm: AsyncLLM, settings: ServerSettings) -> uvicorn.Config:
 
 
 def _log_config(settings: ServerSettings) -> dict[str, Any]:
-    """uvicorn's own, with our records beside its."""
+    """uvicorn's own, with our records beside its and without those that say nothing."""
     config = copy.deepcopy(LOGGING_CONFIG)
     ours = {"handlers": ["default"], "level": settings.log_level.upper(), "propagate": False}
     config["loggers"]["pagoda.server"] = ours
+    config["filters"] = {"failures": {"()": _Failures}}
+    config["loggers"]["uvicorn.error"]["filters"] = ["failures"]
     return config
+
+
+class _Failures(logging.Filter):
+    """Keeps requests that the server's end cuts short out of the log: they did not fail."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, asyncio.CancelledError)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 
 from pagoda import __version__
+from pagoda.assets import storyteller
 from pagoda.outputs import RequestOutput
 from pagoda.platform.errors import EngineDead, InvalidValue
 from pagoda.sampling.params import SamplingParams
@@ -37,7 +38,7 @@ class ServedModel:
         self.settings = settings
         self.tokenizer = llm.client.tokenizer
         self.defaults = llm.client.default_sampling
-        self.names = settings.served_model_name or (llm.config.model,)
+        self.names = settings.served_model_name or (_own_name(llm.config.model),)
         self.chat_template = settings.read_chat_template()
         self.created = int(time.time())
         self.death_reported = False
@@ -156,6 +157,13 @@ class ServedModel:
         if not self.death_reported:
             self.death_reported = True
             logger.error("the engine is down: %s", error)
+
+
+def _own_name(model: str) -> str:
+    """What requests call a model that nobody named: as the user did; the bundled one is called
+    storyteller, wherever it is installed."""
+    bundled = storyteller()
+    return bundled.name if model == str(bundled) else model
 
 
 def served_by(request: Request) -> ServedModel:

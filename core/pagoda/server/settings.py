@@ -65,13 +65,19 @@ class ServerSettings:
         return (*self.api_key, more) if more else self.api_key
 
     def read_chat_template(self) -> str | None:
-        """The text of ``chat_template``.  Raises PagodaError when it names no readable file."""
-        chosen = self.chat_template
-        if chosen is None or "{" in chosen or "\n" in chosen:
-            return chosen
-        try:
-            return Path(chosen).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PagodaError(
-                f"chat template {chosen!r} cannot be read: {error}", "--chat-template FILE"
-            ) from error
+        """The text of ``chat_template``.  Raises PagodaError when it names no readable file or is
+        no template."""
+        text = self.chat_template
+        if text is None:
+            return None
+        if "{" not in text and "\n" not in text:
+            try:
+                text = Path(text).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise PagodaError(
+                    f"chat template {text!r} cannot be read: {error}", "--chat-template FILE"
+                ) from error
+        from pagoda.tokenizer.chat import check_template
+
+        check_template(text)
+        return text

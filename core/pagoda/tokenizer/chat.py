@@ -45,8 +45,13 @@ def pick_template(own: Mapping[str, str], wanted: str | None, has_tools: bool) -
     raise InvalidValue(
         "chat_template",
         None,
-        "this model has no chat template; give one (--chat-template FILE for the server)",
+        "this model has no chat template; give one: --chat-template FILE, chat_template= in Python",
     )
+
+
+def check_template(template: str) -> None:
+    """Raise InvalidValue when this is no Jinja2 template."""
+    _compiled(template)
 
 
 def render(

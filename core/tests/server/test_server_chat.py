@@ -160,11 +160,11 @@ def test_no_special_tokens_beyond_the_templates(server: Any) -> None:
 
 
 def test_templates_of_requests_must_be_allowed(serve: Any) -> None:
-    careful = serve(chat_template="{{ server's }}")
+    careful = serve(chat_template="{{ servers }}")
     refused = careful.chat("Hi", chat_template="{{ mine }}")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "chat_template")
     careful.chat("Hi")
-    assert careful.llm.tokenizer.rendered["chat_template"] == "{{ server's }}"
+    assert careful.llm.tokenizer.rendered["chat_template"] == "{{ servers }}"
     trusting = serve(trust_request_chat_template=True)
     assert trusting.chat("Hi", chat_template="{{ mine }}").status_code == 200
     assert trusting.llm.tokenizer.rendered["chat_template"] == "{{ mine }}"

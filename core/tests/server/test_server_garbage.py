@@ -232,6 +232,28 @@ def test_the_nearest_name_is_offered(server: Any) -> None:
     assert error["code"] == "unknown_field"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (COMPLETIONS, [], "the body must be a JSON object"),
+        (COMPLETIONS, {"prompt": "Hi", "n": "2"}, "n='2': must be a whole number"),
+        (COMPLETIONS, {"prompt": "Hi", "stop_token_ids": [-1]}, "must be at least 0"),
+        (COMPLETIONS, {"prompt": "Hi", "seed": 2**63}, "must be at most 9223372036854775807"),
+        (CHAT, {"messages": []}, "messages=[]: must not be empty"),
+        (CHAT, {**HI, "response_format": "json"}, "must be a JSON object"),
+        (CHAT, {**HI, "stream": 1}, "stream=1: must be true or false"),
+        (CHAT, {**HI, "logit_bias": {"{ge}": 1}}, "must be token ids"),
+        ("/v1/embeddings", {"input": "Hi"}, "no route '/v1/embeddings' here"),
+        ("/health", {}, "/health does not take POST, but GET"),
+    ],
+)
+def test_errors_speak_of_json_and_not_of_python(
+    server: Any, path: str, body: Any, said: str
+) -> None:
+    message = server.http.post(path, json=body).json()["error"]["message"]
+    assert said in message and "Input should" not in message
+
+
 def test_a_chunked_body_is_measured_too(server: Any) -> None:
     def parts() -> Any:
         yield b'{"prompt": "'

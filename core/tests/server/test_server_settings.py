@@ -43,6 +43,9 @@ def test_chat_templates(tmp_path: Path) -> None:
     assert ServerSettings(chat_template="{{ a }}").read_chat_template() == "{{ a }}"
     with pytest.raises(PagodaError, match=r"gone\.jinja"):
         ServerSettings(chat_template=str(tmp_path / "gone.jinja")).read_chat_template()
+    file.write_text("{% for m in %}")
+    with pytest.raises(PagodaError, match="is no valid template"):
+        ServerSettings(chat_template=str(file)).read_chat_template()
 
 
 def test_a_taken_port() -> None:

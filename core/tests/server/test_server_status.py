@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import openai
 import pytest
 from fastapi.routing import APIRoute
 from prometheus_client.parser import text_string_to_metric_families
+
+from pagoda.assets import storyteller
 
 KEY = "token-abc123"
 
@@ -31,6 +34,13 @@ def test_models(serve: Any) -> None:
     assert server.http.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
     assert server.complete("Hi").json()["model"] == "first"
     assert server.complete("Hi", model="org/second").json()["model"] == "org/second"
+
+
+def test_the_bundled_model_has_a_name(serve: Any, fake_llm: Any) -> None:
+    llm = fake_llm()
+    llm.config = dataclasses.replace(llm.config, model=str(storyteller()))
+    (card,) = serve(llm).http.get("/v1/models").json()["data"]
+    assert (card["id"], card["root"]) == ("storyteller", str(storyteller()))
 
 
 def test_version_and_load(server: Any) -> None:
