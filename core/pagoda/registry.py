@@ -103,7 +103,7 @@ def load(name: str, entries: Iterable[metadata.EntryPoint]) -> Platform | None:
         plugin = entry.load()
         card = getattr(plugin, "pagoda_platform", None)
         info: Any = card() if card else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         remedy = f"pip install --force-reinstall {distribution}"
         raise Unavailable(f"{where} failed to import: {error!r}", remedy) from error
     if card:  # before the hooks: those of another contract may not fit this one
@@ -303,7 +303,7 @@ def observers() -> list[pluggy.HookCaller]:
         manager.add_hookspecs(hookspecs)
         try:
             _register(manager, entries[0].load(), name, f"plugin {name!r}")
-        except Exception:  # reported by load() when somebody asks for it
+        except (Exception, SystemExit):  # reported by load() when somebody asks for it
             continue
         if manager.hook.pagoda_step_finished.get_hookimpls():
             callers.append(manager.hook.pagoda_step_finished)

@@ -154,6 +154,7 @@ def test_a_missing_required_hook(platforms: Platforms) -> None:
             "failed to import: ImportError('libbeads.so')",
         ),
         (lambda p: "def pagoda_platform(:", "failed to import: SyntaxError"),
+        (lambda p: "import sys; sys.exit(3)", "failed to import: SystemExit(3)"),
         (lambda p: p.source("abacus").replace("PlatformInfo(", "NoSuchName("), "NameError"),
         (
             lambda p: p.source("abacus").replace("return PlatformInfo(", "return ("),
