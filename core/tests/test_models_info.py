@@ -9,7 +9,8 @@ import pytest
 
 from pagoda.models.generation import eos_token_ids, generation_defaults
 from pagoda.models.info import read_model_info, rope_parameters
-from pagoda.platform.errors import BadCheckpoint
+from pagoda.models.shape import read_shape
+from pagoda.platform.errors import BadCheckpoint, UnsupportedFeature
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -199,3 +200,13 @@ def test_malformed_generation_config(tmp_path, text):
 def test_malformed_eos(tmp_path):
     with pytest.raises(BadCheckpoint, match=r"config\.json: eos_token_id"):
         eos_token_ids(tmp_path, {"eos_token_id": "</s>"})
+
+
+def test_quantized_weights_are_not_taken_for_plain_ones(tmp_path):
+    stored = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    whole = {**LLAMA, "intermediate_size": 96, **stored}
+    outer = {"architectures": LLAMA["architectures"], "text_config": LLAMA, **stored}
+    for config in (whole, outer):
+        with pytest.raises(UnsupportedFeature, match="quant_method 'awq'"):
+            read_shape(info(tmp_path, config), "reference")
+    read_shape(info(tmp_path, {**whole, "quantization_config": None}), "reference")

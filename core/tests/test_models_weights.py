@@ -89,6 +89,13 @@ def test_safetensors_go_before_pickled_files(tmp_path, write_safetensors):
     assert which_files(tmp_path, "pt").files == (tmp_path / "pytorch_model.bin",)
 
 
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(BadCheckpoint, match="git lfs pull"):
+        list_weights(tmp_path)
+
+
 def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> object:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 

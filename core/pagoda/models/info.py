@@ -11,7 +11,7 @@ from typing import Any
 
 from pagoda.models.strict_json import read_object
 from pagoda.models.weights import list_weights, which_files
-from pagoda.platform.errors import BadCheckpoint
+from pagoda.platform.errors import BadCheckpoint, UnsupportedFeature
 from pagoda.platform.types import ModelInfo
 
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -74,12 +74,28 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
+def refuse_quantized(model: ModelInfo) -> None:
+    """Raise UnsupportedFeature for a checkpoint of quantized weights, for platforms that would
+    take its tensors for something else."""
+    settings = model.config.get("quantization_config")
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
+        raise UnsupportedFeature(
+            f"{model.path} holds quantized weights (config.json: quant_method {method!r}), which"
+            " are not read here",
+            "the unquantized checkpoint; --quantization rounds it at load where the platform can",
+        )
+
+
 def _text_part(outer: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's own settings, with what the outer config alone says put in."""
     inner = outer.get("text_config") or outer.get("llm_config")
     if not isinstance(inner, Mapping):
         return dict(outer)
-    shared = ("torch_dtype", "dtype", "tie_word_embeddings", "eos_token_id", "bos_token_id")
+    shared = (
+        *("torch_dtype", "dtype", "tie_word_embeddings", "eos_token_id", "bos_token_id"),
+        "quantization_config",
+    )
     return {**{key: outer[key] for key in shared if outer.get(key) is not None}, **inner}
 
 

@@ -18,6 +18,7 @@ DTYPE_BITS = {
     **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16},
     **{"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64},
 }
+LFS_POINTER = b"version "  # begins what a clone without Git LFS has in a file's place
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -36,7 +37,12 @@ def read_entries(file: Path) -> list[TensorEntry]:
     """The tensors of one file, in the order of their bytes.  Raises BadCheckpoint."""
     size = file.stat().st_size
     with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
+        first = opened.read(8)
+        if first == LFS_POINTER:
+            raise BadCheckpoint(
+                f"{file}: a Git LFS pointer, and not the file it stands for", "git lfs pull"
+            )
+        length = int.from_bytes(first, "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise BadCheckpoint(
                 f"{file}: not a safetensors file, or cut short"

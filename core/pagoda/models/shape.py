@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pagoda.models.info import rope_parameters
+from pagoda.models.info import refuse_quantized, rope_parameters
 from pagoda.platform.errors import BadCheckpoint, UnsupportedFeature
 from pagoda.platform.types import ModelInfo
 
@@ -71,6 +71,7 @@ def read_shape(model: ModelInfo, platform: str) -> LlamaShape:
     """Understand a config.  Raises UnsupportedFeature, in the name of ``platform``, for what is not
     of this family or would come out wrong."""
     config: Mapping[str, Any] = model.config
+    refuse_quantized(model)
     if model.architecture not in ARCHITECTURES:
         raise UnsupportedFeature(
             f"platform {platform!r} runs {', '.join(ARCHITECTURES)}, not {model.architecture}",

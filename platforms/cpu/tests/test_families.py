@@ -246,8 +246,9 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         open_llm(tmp_path)
 
 
-def test_quantized_checkpoints_are_refused(tmp_path: Path) -> None:
-    save(tmp_path, *FALLBACK["stablelm"])
+@pytest.mark.parametrize("family", [FALLBACK["stablelm"], NATIVE["opt"]])
+def test_quantized_checkpoints_are_refused(family: Any, tmp_path: Path) -> None:
+    save(tmp_path, *family)
     config = (tmp_path / "config.json").read_text()
     quantized = '{"quantization_config": {"quant_method": "gptq", "bits": 4},'
     (tmp_path / "config.json").write_text(config.replace("{", quantized, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+from pagoda.models.info import refuse_quantized
 from pagoda.platform import ModelInfo
 from pagoda_torch.models.interface import CausalLM
 
@@ -21,7 +22,8 @@ FALLBACK = "pagoda_torch.models.transformers_fallback:TransformersModel"
 
 
 def model_class(info: ModelInfo) -> type[CausalLM]:
-    """The class for a model's architecture."""
+    """The class for a model's architecture.  Raises UnsupportedFeature for quantized weights."""
+    refuse_quantized(info)
     module, _, name = NATIVE.get(info.architecture, FALLBACK).partition(":")
     found: type[CausalLM] = getattr(importlib.import_module(module), name)
     return found

@@ -141,8 +141,6 @@ def read_config(context: ModelContext) -> Any:
             f"transformers cannot read {path}/config.json of {architecture} ({error!r:.300})",
             _trust(context) or "a newer transformers",
         ) from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedFeature(f"{path} is quantized", "the unquantized checkpoint")
     return config
 
 
