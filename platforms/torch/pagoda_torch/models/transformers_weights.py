@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightRenaming,
-    apply_renamings,
+    rename_source_key,
     revert_weight_conversion,
 )
 
@@ -68,7 +68,7 @@ class CheckpointNames:
         """The view for a checkpoint's tensor, whatever the spelling; None: not needed."""
         if name in self.views:
             return name
-        renamed: str = apply_renamings(name, self.renamings)
+        renamed: str = rename_source_key(name, self.renamings, [])[0]
         for spelled in (name, renamed):
             for whole in (spelled, self.prefix + spelled, spelled.removeprefix(self.prefix)):
                 if whole in self.views:
