@@ -234,6 +234,30 @@ def test_a_client_that_leaves_frees_the_engine(server: Server) -> None:
     assert float(aborted.split()[-1]) >= 1
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "go"}}])
+def test_a_forced_tool_call_fits_its_schema(client: openai.OpenAI, choice: Any) -> None:
+    where = {"type": "string", "enum": ["Rome", "Oslo"]}
+    parameters = {
+        "type": "object",
+        "properties": {"where": {"$ref": "#/$defs/Where"}},
+        "required": ["where"],
+        "additionalProperties": False,
+        "$defs": {"Where": where},
+    }
+    answer = client.chat.completions.create(
+        model="stories",
+        messages=[{"role": "user", "content": "Where?"}],
+        tools=[{"type": "function", "function": {"name": "go", "parameters": parameters}}],
+        tool_choice=choice,
+        parallel_tool_calls=False,
+        temperature=0,
+        max_tokens=200,
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "go" and answer.choices[0].finish_reason == "tool_calls"
+    assert json.loads(call.function.arguments)["where"] in where["enum"]
+
+
 def test_the_engine_dies(fragile: Server) -> None:
     fields = {"prompt": "Once upon a time", **LONG}
     with fragile.http.stream("POST", "/v1/completions", json=fields) as answer:

@@ -18,6 +18,7 @@ from pagoda.server.schema.answers import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    ToolCall,
 )
 from pagoda.server.schema.chat import ChatRequest
 from pagoda.server.served import FINGERPRINT, ServedModel, engine_id, new_id, served_by
@@ -75,6 +76,7 @@ class _Answer:
         self.created = int(time.time())
         self.texts = served.texts(wanted.return_tokens_as_token_ids)
         self.tally = Tally()
+        self.readers = [wanted.tool_reader() for _ in range(params.n)]
 
     def outputs(self) -> AsyncGenerator[RequestOutput, None]:
         return self.served.generate(self.ids, self.params, engine_id(self.id, 0), self.wanted)
@@ -86,8 +88,12 @@ class _Answer:
             async for output in outputs:
                 self.tally.add(0, output)
                 for part in output.outputs:
+                    text, calls = self._read(part)
                     choice = self._choice(part)
-                    choice.message = ChatMessage(content=self._echo() + part.text)
+                    choice.message = ChatMessage(content=self._echo() + text)
+                    if calls:
+                        choice.message.content = choice.message.content or None
+                        choice.message.tool_calls = calls
                     choices[part.index] = choice
                 if self.wanted.prompt_logprobs is not None and output.prompt_logprobs:
                     scores = logprobs.prompt_logprobs(output.prompt_logprobs, self.texts)
@@ -110,13 +116,35 @@ class _Answer:
                 self.tally.add(0, output)
                 for part in output.outputs:
                     if part.text or part.finish_reason or part.token_ids:
-                        choice = self._choice(part)
-                        choice.delta = ChatDelta(content=part.text)
-                        yield self._chunk([choice])
+                        yield self._chunk([self._next(part)])
         if self.wanted.reports_usage()[0]:
             chunk = self._chunk([])
             chunk.usage = self.tally.usage()
             yield chunk
+
+    def _next(self, part: CompletionOutput) -> ChatChoice:
+        """A choice's next piece."""
+        reader = self.readers[part.index]
+        first = 0 if reader is None else reader.num_calls
+        text, calls = self._read(part)
+        choice = self._choice(part)
+        choice.delta = ChatDelta(content=text)
+        if calls:
+            for index, call in enumerate(calls, start=first):
+                call.index = index
+            choice.delta = ChatDelta(content=text or UNSET, tool_calls=calls)
+        return choice
+
+    def _read(self, part: CompletionOutput) -> tuple[str, list[ToolCall]]:
+        """A piece of output as text, and the tool calls that it completes."""
+        reader = self.readers[part.index]
+        if reader is None:
+            return part.text, []
+        text, calls = reader.push(part.text)
+        if part.finish_reason is not None:
+            more, last = reader.finish()
+            text, calls = text + more, calls + last
+        return text, calls
 
     def _opening(self, index: int) -> ChatCompletion:
         """A choice's first chunk: who speaks, and the prompt's ids where wanted."""
@@ -144,10 +172,12 @@ class _Answer:
         )
 
     def _choice(self, part: CompletionOutput) -> ChatChoice:
+        reader = self.readers[part.index]
+        called = reader is not None and reader.num_calls and part.finish_reason == "stop"
         return ChatChoice(
             index=part.index,
             logprobs=self._scores(part),
-            finish_reason=part.finish_reason,
+            finish_reason="tool_calls" if called else part.finish_reason,
             stop_reason=part.stop_reason,
             token_ids=list(part.token_ids) if self.wanted.return_token_ids else UNSET,
         )

@@ -71,6 +71,7 @@ class FakeLLM:
         self.client = SimpleNamespace(tokenizer=self.tokenizer, default_sampling=defaults)
         self.stats = EngineStats(num_running=3, num_waiting=2, kv_usage=0.25, prefix_hits=7)
         self.dead_reason: str | None = None
+        self.reply = REPLY
         self.seen: list[SimpleNamespace] = []
         self.running: set[str] = set()
         self.started = threading.Event()  # a request came
@@ -124,7 +125,7 @@ class FakeLLM:
     def _outputs(
         self, prompt: list[int], params: SamplingParams, request_id: str
     ) -> Iterator[RequestOutput]:
-        ids = [*self.tokenizer.encode(REPLY, add_special_tokens=False), EOS]
+        ids = [*self.tokenizer.encode(self.reply, add_special_tokens=False), EOS]
         reason = "stop"
         if params.max_tokens is not None and params.max_tokens < len(ids):
             ids, reason = ids[: params.max_tokens], "length"

@@ -198,8 +198,6 @@ def test_what_other_providers_use_is_accepted(client: openai.OpenAI) -> None:
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"verbosity": "low"}, "verbosity"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
     ],
 )
 def test_what_we_cannot_do_is_refused(server: Any, fields: Any, param: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
+TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}]}
 DEEP = "[" * 100_000
 NESTED = '{"a":' * 150 + "1" + "}" * 150
 
@@ -144,6 +145,19 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({**HI, "chat_template_kwargs": {"documents": []}}, "chat_template_kwargs"),
     ({**HI, "tools": [{}]}, "tools[0].function.name"),
     ({**HI, "tools": {}}, "tools"),
+    ({**HI, "tool_choice": "required"}, "tool_choice"),
+    ({**HI, "tool_choice": "often", **TOOLS}, "tool_choice"),
+    ({**HI, "tool_choice": {"type": "function"}, **TOOLS}, "tool_choice"),
+    (
+        {**HI, "tool_choice": {"type": "function", "function": {"name": "g"}}, **TOOLS},
+        "tool_choice",
+    ),
+    ({**HI, "tool_choice": "required", "guided_regex": "a", **TOOLS}, "guided_regex"),
+    ({**HI, "parallel_tool_calls": "no", **TOOLS}, "parallel_tool_calls"),
+    (
+        {**HI, "tool_choice": "required", "tools": [{"function": {"name": "f", "parameters": 1}}]},
+        "tools[0].function.parameters",
+    ),
     ({**HI, "prompt": "Hi"}, "prompt"),
     ({**HI, "n": 40}, "n"),
 ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pagoda.platform.errors import InvalidValue
 from pagoda.server.schema.fields import Absent, Ignored, Int, TextOnly
 from pagoda.server.schema.generation import GenerationRequest
+from pagoda.server.tools import ForcedCalls, TaggedCalls, ToolReader, forced_schema
 
 
 class Message(BaseModel):
@@ -69,7 +70,7 @@ class ChatRequest(ChatFields, GenerationRequest):
     echo: bool | None = None  # the answer begins with the last message, when it is continued
     tool_choice: Any = None
     reasoning_effort: str | None = None  # for templates that read it
-    parallel_tool_calls: Ignored = None
+    parallel_tool_calls: bool | None = None  # false: at most one call
     prediction: Ignored = None
     prompt_cache_key: Ignored = None
     prompt_cache_options: Ignored = None
@@ -93,10 +94,42 @@ class ChatRequest(ChatFields, GenerationRequest):
 
     @model_validator(mode="after")
     def _chooses(self) -> ChatRequest:
-        if self.tool_choice not in (None, "none", "auto"):
-            allowed = "forced tool calls are not supported by this server; use none or auto"
-            raise InvalidValue("tool_choice", self.tool_choice, allowed)
+        choice = self.tool_choice
+        if choice in (None, "none", "auto"):
+            return self
+        names = [function["name"] for function in self._functions()]
+        if choice != "required" and self._forced_name() is None:
+            allowed = "must be none, auto, required, or an object with type and function.name"
+            raise InvalidValue("tool_choice", choice, allowed)
+        if not names or (choice != "required" and self._forced_name() not in names):
+            allowed = f"must be one of the tools: {', '.join(names) or 'there are none'}"
+            raise InvalidValue("tool_choice", self._forced_name() or choice, allowed)
         return self
+
+    def forced(self) -> dict[str, dict[str, Any]]:
+        if self.tool_choice in (None, "none", "auto"):
+            return {}
+        parallel = self.parallel_tool_calls is not False
+        schema = forced_schema(self._functions(), self._forced_name(), parallel)
+        return {"tool_choice": {"json": schema, "whitespace_pattern": " ?"}}  # on one line
+
+    def tool_reader(self) -> ToolReader | None:
+        """What takes the calls out of one answer; None where there can be none."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        if self.tool_choice in (None, "auto"):
+            return TaggedCalls(self.parallel_tool_calls is not False)
+        return ForcedCalls(self._forced_name())
+
+    def _functions(self) -> list[dict[str, Any]]:
+        return [tool["function"] for tool in self.tools or ()]
+
+    def _forced_name(self) -> str | None:
+        """The one function that must be called; None for any, or where the choice is malformed."""
+        choice = self.tool_choice
+        function = choice.get("function") if isinstance(choice, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        return name if isinstance(name, str) and choice.get("type") == "function" else None
 
     def template_variables(self) -> dict[str, Any]:
         effort = self.reasoning_effort
@@ -106,6 +139,8 @@ class ChatRequest(ChatFields, GenerationRequest):
     def field_names(self) -> dict[str, str]:
         names = {**super().field_names(), "logprobs": "top_logprobs"}
         names |= {"prompt": "messages", "prompt_token_ids": "messages"}
+        if self.forced():
+            names["structured_outputs.json"] = "tools"
         if self.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
         return names

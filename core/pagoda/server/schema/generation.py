@@ -153,7 +153,7 @@ class GenerationRequest(SamplingFields):
             raise self.in_its_words(error) from error
 
     def _structured_outputs(self) -> StructuredOutputsParams | None:
-        wishes: dict[str, dict[str, Any]] = {}
+        wishes = self.forced()
         if self.response_format is not None and self.response_format.type != "text":
             wishes["response_format"] = self.response_format.constraint()
         if self.structured_outputs is not None:
@@ -171,6 +171,10 @@ class GenerationRequest(SamplingFields):
             raise InvalidValue(others[0][0], others[0][1], f"cannot be used beside {first}")
         extra = {} if pattern is None else {"whitespace_pattern": pattern}
         return StructuredOutputsParams(**{**wish, **extra})
+
+    def forced(self) -> dict[str, dict[str, Any]]:
+        """What a field of one route alone forces the output to be, by the field's name."""
+        return {}
 
     def in_its_words(self, error: InvalidValue) -> InvalidValue:
         """The error with the name that this request has for the engine's field."""
