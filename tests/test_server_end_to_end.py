@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from test_readme import python_blocks
 
 KEY = "token-abc123"
 PAGODA = [sys.executable, "-c", "import sys; from pagoda.cli.main import main; sys.exit(main())"]
@@ -232,6 +233,15 @@ def test_a_client_that_leaves_frees_the_engine(server: Server) -> None:
     lines = [line for line in metrics.splitlines() if "request_success_total" in line]
     (aborted,) = (line for line in lines if "abort" in line)
     assert float(aborted.split()[-1]) >= 1
+
+
+def test_the_readmes_client(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in python_blocks() if "OpenAI(" in block)
+    for written, served in (("http://localhost:8000", server.url), ("Qwen/Qwen3-0.6B", "stories")):
+        assert written in code
+        code = code.replace(written, served)
+    exec(code, {})
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "go"}}])
