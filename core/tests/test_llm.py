@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagoda import LLM, PagodaError, SamplingParams
+from pagoda import LLM, PagodaError, SamplingParams, StructuredOutputsParams
 from pagoda.platform.errors import InvalidValue
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
@@ -33,6 +33,7 @@ def texts(llm: LLM, prompts: Any, params: Any = GREEDY) -> list[str]:
 
 
 IDS = [1, 403, 407]
+DIGITS = StructuredOutputsParams(regex="[0-9]+")
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,16 @@ def test_ctrl_c_waits_for_the_step_and_leaves_nothing(
     assert len(calls) == 3 and llm.engine.requests == {} and llm.client.num_sequences == 0
     assert texts(llm, ["Once", "The dog"]) == want
     assert scheduler.pool.usage == 0
+
+
+@pytest.mark.parametrize(
+    ("wishes", "field"),
+    [
+        ({"allowed_token_ids": [1, 2], "min_tokens": 3}, "allowed_token_ids"),
+        ({"allowed_token_ids": [300], "structured_outputs": DIGITS}, "structured_outputs"),
+    ],
+)
+def test_wishes_that_leave_no_token_are_refused_at_once(llm: LLM, wishes: Any, field: str) -> None:
+    with pytest.raises(InvalidValue, match=rf"^{field}=.*no token is left"):
+        llm.generate("Once", GREEDY.clone_with(**wishes), use_tqdm=False)
+    assert llm.engine.requests == {} and llm.client.num_sequences == 0

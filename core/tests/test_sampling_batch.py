@@ -200,4 +200,5 @@ def test_grammar_rules_the_mask_and_the_end() -> None:
         one.append([7])
     assert one.grammar_finished
     params = SamplingParams(temperature=0, allowed_token_ids=[8])
-    assert "no token is left" in str(SamplingState(params, VOCAB, [1], [0], Walk(2)).error)
+    with pytest.raises(InvalidValue, match="no token is left"):
+        SamplingState(params, VOCAB, [1], [0], Walk(2))

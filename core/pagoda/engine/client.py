@@ -26,6 +26,7 @@ from pagoda.sampling.params import (
     child_seed,
     prepare_bad_words,
 )
+from pagoda.sampling.state import SamplingState
 from pagoda.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -180,8 +181,11 @@ class Client:
                     f"{feature.value}: not offered by platform {self.info.platform!r}",
                     "another --device, or a request without it",
                 )
-        if params.structured_outputs is not None:
-            self.grammars.start(params.structured_outputs)  # raises on what cannot be compiled
+        wanted = params.structured_outputs
+        if wanted is not None or params.allowed_token_ids is not None:
+            # Raises on what cannot be compiled, and on wishes that leave no token between them.
+            grammar = None if wanted is None else self.grammars.start(wanted)
+            SamplingState(params, self.info.vocab_size, (), self.eos_token_ids, grammar)
         return params
 
     def _fan_out(

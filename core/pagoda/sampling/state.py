@@ -65,8 +65,9 @@ class SamplingState:
         self.mask: MaskRow | None = None
         self.error: str | None = None  # this request cannot go on: why
         self._renew_mask()
-        if self.error and grammar is None:
-            raise InvalidValue("allowed_token_ids", params.allowed_token_ids, self.error)
+        if self.error:
+            field = "structured_outputs" if grammar is not None else "allowed_token_ids"
+            raise InvalidValue(field, getattr(params, field), self.error)
 
     @property
     def num_logprobs(self) -> int:
