@@ -39,6 +39,7 @@ class RequestMetrics:
     """Moments in the life of a request; seconds, time.monotonic()."""
 
     arrival_time: float = 0.0
+    time_in_queue: float | None = None  # seconds that it waited until it first ran
     first_token_time: float | None = None
     finished_time: float | None = None
 

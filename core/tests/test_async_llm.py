@@ -83,6 +83,20 @@ def test_outputs_come_as_asked(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -
     loop.run_until_complete(scenario())
 
 
+def test_the_time_in_the_queue_is_told(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -> None:
+    async def scenario() -> None:
+        outputs = await asyncio.gather(*(collect(llm, f"q{i}", GREEDY) for i in range(8)))
+        waits = []
+        for output in (each[-1] for each in outputs):
+            moments = output.metrics
+            assert moments.time_in_queue is not None and moments.first_token_time is not None
+            assert 0 <= moments.time_in_queue < moments.first_token_time - moments.arrival_time
+            waits.append(moments.time_in_queue)
+        assert min(waits[4:]) > max(waits[:4])  # only four run at once
+
+    loop.run_until_complete(scenario())
+
+
 def test_a_bad_request_is_refused_and_hurts_no_other(
     llm: AsyncLLM, loop: asyncio.AbstractEventLoop
 ) -> None:

@@ -174,6 +174,8 @@ class EngineCore:
         for request in plan.requests[plan.num_decodes :]:
             if table.admitted[request.slot]:
                 self.sampling.put(request.slot, request.sampling)
+                if not request.num_preemptions:
+                    request.time_in_queue = started - request.queued_at
         batch = build_batch(plan, table, self.sampling)
         handle = self.runner.submit(batch)
         scheduler.submitted(plan)
@@ -208,6 +210,7 @@ class EngineCore:
         num_output = table.length[slots] - table.pending[slots] - table.prompt_length[slots]
         for i in np.flatnonzero(num_output == 1).tolist():
             outputs[i].num_cached_tokens = sampled[i].num_cached_tokens
+            outputs[i].time_in_queue = sampled[i].time_in_queue
         ended = self._ended(slots, tokens)
         for i in np.flatnonzero(table.needs_history[slots]).tolist():
             ended[i] |= self._advance_state(sampled[i], outputs[i])

@@ -123,6 +123,8 @@ class Generation:
             self.metrics.first_token_time = time.monotonic()
         if index == 0 and output.num_cached_tokens:
             self.num_cached_tokens = output.num_cached_tokens
+        if index == 0 and output.time_in_queue is not None:
+            self.metrics.time_in_queue = output.time_in_queue
         continuation = self.continuations[index]
         continuation.take(output, [self._named(p) for p in output.logprobs or ()])
         self._changed.add(index)

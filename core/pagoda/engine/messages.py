@@ -36,7 +36,8 @@ class EngineOutput(msgspec.Struct, omit_defaults=True, kw_only=True):
     prompt_logprobs: list[PositionLogprobs] | None = None  # of prompt tokens 1.. scored this step
     finish_reason: str | None = None  # "stop" | "length" | "abort" | "error"
     stop_reason: int | str | None = None
-    num_cached_tokens: int = 0
+    num_cached_tokens: int = 0  # with the first token, as the next
+    time_in_queue: float | None = None  # seconds until it first ran
     error: str | None = None  # with finish_reason "error": why
 
 

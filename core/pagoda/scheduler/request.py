@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 
 from pagoda.sampling.params import SamplingParams
@@ -34,11 +35,13 @@ class Request:
         "priority",
         "prompt_len",
         "published",
+        "queued_at",
         "salt",
         "sampling",
         "slot",
         "status",
         "stop_token_ids",
+        "time_in_queue",
         "tokens",
     )
 
@@ -74,6 +77,8 @@ class Request:
         self.num_cached_tokens = 0
         self.num_scored = 0  # prompt tokens whose logprobs were handed on
         self.num_preemptions = 0
+        self.queued_at = time.monotonic()
+        self.time_in_queue = 0.0  # seconds until it first ran
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -90,6 +90,18 @@ class Metrics:
         self.whole = self._histogram(
             "e2e_request_latency_seconds", "seconds from arrival to the last token", WHOLE
         )
+        self.in_queue = self._histogram(
+            "request_queue_time_seconds", "seconds a request waited until it first ran", WHOLE
+        )
+        self.prefill = self._histogram(
+            "request_prefill_time_seconds", "seconds from there to its first token", WHOLE
+        )
+        self.decode = self._histogram(
+            "request_decode_time_seconds", "seconds from its first token to its last", WHOLE
+        )
+        self.inference = self._histogram(
+            "request_inference_time_seconds", "prefill and decode together", WHOLE
+        )
         self.request_prompt_tokens = self._histogram(
             "request_prompt_tokens", "prompt tokens a request", TOKENS
         )
@@ -154,7 +166,16 @@ class RequestRecord:
         metrics = self.metrics
         metrics.whole.observe(now - self.arrived)
         metrics.request_generation_tokens.observe(self.num_tokens)
-        first = output.metrics.first_token_time
+        first, waited = output.metrics.first_token_time, output.metrics.time_in_queue
+        if first is None:
+            return
+        decode = max(now - first, 0.0)
         per_choice = self.num_tokens / self.params.n
-        if first is not None and per_choice > 1:
-            metrics.per_token.observe(max(now - first, 0.0) / (per_choice - 1))
+        if per_choice > 1:
+            metrics.per_token.observe(decode / (per_choice - 1))
+        if waited is not None:
+            prefill = max(first - output.metrics.arrival_time - waited, 0.0)
+            metrics.in_queue.observe(waited)
+            metrics.prefill.observe(prefill)
+            metrics.decode.observe(decode)
+            metrics.inference.observe(prefill + decode)

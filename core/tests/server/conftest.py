@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,13 @@ import uvicorn
 
 from pagoda.config import EngineConfig
 from pagoda.engine.messages import EngineStats
-from pagoda.outputs import CompletionOutput, Logprob, RequestOutput, TokenLogprobs
+from pagoda.outputs import (
+    CompletionOutput,
+    Logprob,
+    RequestMetrics,
+    RequestOutput,
+    TokenLogprobs,
+)
 from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull
 from pagoda.sampling.params import RequestOutputKind, SamplingParams, check_against
 from pagoda.server.app import create_app
@@ -129,6 +136,7 @@ class FakeLLM:
         reason = "stop"
         if params.max_tokens is not None and params.max_tokens < len(ids):
             ids, reason = ids[: params.max_tokens], "length"
+        began = time.monotonic()
         steps = [ids] if params.output_kind is RequestOutputKind.FINAL_ONLY else [[i] for i in ids]
         for step, tokens in enumerate(steps):
             last = step == len(steps) - 1
@@ -149,6 +157,7 @@ class FakeLLM:
                 finished=last,
                 prompt_logprobs=self._prompt_logprobs(prompt, params.prompt_logprobs),
                 num_cached_tokens=1,
+                metrics=RequestMetrics(began, time_in_queue=0.25, first_token_time=began + 1),
             )
 
     def _logprobs(self, ids: list[int], count: int | None) -> list[TokenLogprobs] | None:

@@ -77,10 +77,14 @@ def test_metrics(serve: Any) -> None:
         ("pagoda:time_to_first_token_seconds_count",): 2,
         ("pagoda:inter_token_latency_seconds_count",): 3,
         ("pagoda:e2e_request_latency_seconds_count",): 2,
+        ("pagoda:request_queue_time_seconds_sum",): 0.5,
+        ("pagoda:request_prefill_time_seconds_sum",): 1.5,
+        ("pagoda:request_decode_time_seconds_sum",): 0,
+        ("pagoda:request_inference_time_seconds_count",): 2,
         ("pagoda:request_prompt_tokens_sum",): 6,
         ("pagoda:request_generation_tokens_sum",): 28,
     }
-    assert {name: samples.get(name) for name in expected} == expected
+    assert {name: samples.get(name) for name in expected} == pytest.approx(expected)
 
 
 def test_tokenize_and_back(server: Any) -> None:
