@@ -15,6 +15,7 @@ from tokenizers import AddedToken, processors
 from pagoda.models.hub import resolve
 from pagoda.models.strict_json import read_object
 from pagoda.platform.errors import BadCheckpoint, PagodaError
+from pagoda.tokenizer.spelling import is_special
 from pagoda.tokenizer.tokenizer import NoTokenizer, Tokenizer
 
 log = logging.getLogger("pagoda")
@@ -93,7 +94,10 @@ def _complete(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> Non
     named = [value for name, value in settings.items() if _is_role(name, value)]
     more = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     named += list(more.values() if isinstance(more, Mapping) else more)
-    backend.add_special_tokens([_added_token(token, special=True) for token in named])
+    missing = [_added_token(token, special=True) for token in named]
+    missing = [token for token in missing if not _has_special(backend, token.content)]
+    if missing:  # adding none would index all anew
+        backend.add_special_tokens(missing)
     if "add_bos_token" in settings or "add_eos_token" in settings:
         special = _special_tokens(settings)
         bos = special.get("bos_token") if settings.get("add_bos_token") else None
@@ -103,6 +107,11 @@ def _complete(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> Non
             pair="$A:0 $B:1",
             special_tokens=[(t, backend.token_to_id(t)) for t in (bos, eos) if t],
         )
+
+
+def _has_special(backend: tokenizers.Tokenizer, content: str) -> bool:
+    token_id = backend.token_to_id(content)
+    return token_id is not None and is_special(backend, token_id)
 
 
 def _added_token(value: Any, special: bool) -> AddedToken:

@@ -5,6 +5,7 @@ does not grow with the text.  Stop strings are left to ``pagoda.tokenizer.detoke
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -19,6 +20,10 @@ is some script that the vocabulary lacks, whose reader should not wait for its e
 
 CONTEXT = 8
 """Tokens before a piece of text that may change how a decoder we do not know spells it."""
+
+
+Skips = Callable[[int], bool]
+"""Whether a token is left out of the text."""
 
 
 class TextStream(Protocol):
@@ -41,23 +46,29 @@ def spelling_of(backend: tokenizers.Tokenizer) -> Callable[[Sequence[int], bool]
     """How this tokenizer's decoder spells: a maker of streams from the tokens that went before and
     whether special tokens are skipped."""
     decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder else {"type": None}
-    special = frozenset(
-        token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
-    )
+    special = functools.cache(functools.partial(is_special, backend))
     if decoder["type"] == "ByteLevel":
         spelled = _Lazy(backend, _byte_level)
-        return lambda before, skip: ByteLevelStream(spelled, special if skip else _NONE, before)
+        return lambda before, skip: ByteLevelStream(spelled, special if skip else _no_token, before)
     rules = _fallback_rules(decoder)
     if rules is not None:
         replace, strip = rules
         pieces = _Lazy(backend, lambda token: _fallback(token, replace))
         return lambda before, skip: FallbackStream(
-            pieces, special if skip else _NONE, before, strip
+            pieces, special if skip else _no_token, before, strip
         )
-    return lambda before, skip: WindowStream(backend, special if skip else _NONE, before)
+    return lambda before, skip: WindowStream(backend, special if skip else _no_token, before)
 
 
-_NONE: frozenset[int] = frozenset()
+def is_special(backend: tokenizers.Tokenizer, token_id: int) -> bool:
+    """Whether a decode may leave this token out.  Asking for all added tokens takes half a second
+    where a vocabulary is padded with very many."""
+    shown = backend.decode([token_id], skip_special_tokens=True)
+    return shown != backend.decode([token_id], skip_special_tokens=False)
+
+
+def _no_token(token_id: int) -> bool:
+    return False
 
 
 class _Lazy(dict[int, Any]):
@@ -96,16 +107,16 @@ def _byte_level(token: str) -> bytes:
 class ByteLevelStream:
     """Tokens are bytes, their sequence is UTF-8 (the GPT-2 family)."""
 
-    def __init__(self, spelled: _Lazy, skipped: frozenset[int], before: Sequence[int]) -> None:
+    def __init__(self, spelled: _Lazy, skips: Skips, before: Sequence[int]) -> None:
         self._spelled = spelled
-        self._skipped = skipped
+        self._skips = skips
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         # A prompt may end inside a character, which the first new tokens then complete.
         for token_id in before[-CONTEXT:]:
             self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        if token_id in self._skipped:
+        if self._skips(token_id):
             return ""
         return self._utf8.decode(self._spelled[token_id] or b"")
 
@@ -157,19 +168,17 @@ class FallbackStream:
     """Tokens are text, or single bytes where the vocabulary has no token (the SentencePiece
     family).  A run of byte tokens is UTF-8 as a whole, or else one U+FFFD a byte."""
 
-    def __init__(
-        self, pieces: _Lazy, skipped: frozenset[int], before: Sequence[int], strip: bool
-    ) -> None:
+    def __init__(self, pieces: _Lazy, skips: Skips, before: Sequence[int], strip: bool) -> None:
         self._pieces = pieces
-        self._skipped = skipped
+        self._skips = skips
         self._run = bytearray()
-        self._strip = strip and all(t in skipped or pieces[t] in ("", None) for t in before)
+        self._strip = strip and all(skips(t) or pieces[t] in ("", None) for t in before)
         for token_id in before[-CONTEXT:]:
             self.push(token_id)
         self._cut_run()
 
     def push(self, token_id: int) -> str:
-        if token_id in self._skipped:
+        if self._skips(token_id):
             return ""
         piece = self._pieces[token_id]
         if piece is None:
@@ -215,11 +224,9 @@ class WindowStream:
     """Any other decoder: decodes the last few tokens again with each new one, and takes for new
     what comes after their text."""
 
-    def __init__(
-        self, backend: tokenizers.Tokenizer, skipped: frozenset[int], before: Sequence[int]
-    ) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, skips: Skips, before: Sequence[int]) -> None:
         self._backend = backend
-        self._skipped = skipped
+        self._skips = skips
         self._window = [token for token in before[-4 * CONTEXT :] if self._spells(token)]
         self._known = self._decode().rstrip(REPLACEMENT)
 
@@ -239,7 +246,7 @@ class WindowStream:
         return self._take(self._decode())
 
     def _spells(self, token_id: int) -> bool:
-        return token_id not in self._skipped and self._backend.id_to_token(token_id) is not None
+        return not self._skips(token_id) and self._backend.id_to_token(token_id) is not None
 
     def _decode(self) -> str:
         return self._backend.decode(self._window, skip_special_tokens=False)
