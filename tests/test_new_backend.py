@@ -33,7 +33,7 @@ def abacus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("new")
     done = pagoda_command("new-backend", "abacus", "--into", folder)
     assert done.returncode == 0, done.stdout
-    assert f"pip install -e {folder / 'pagoda-abacus'}" in done.stdout
+    assert f"pip install -e '{folder / 'pagoda-abacus'}[test]'" in done.stdout
     assert "pytest --pagoda-platform abacus" in done.stdout
     return folder / "pagoda-abacus"
 

@@ -23,7 +23,8 @@ def run(words: Sequence[str]) -> int:
         parser.error(f"one NAME is wanted, {len(args.positional)} were given")
     name = args.positional[0]
     folder = write(name, Path(args.into))
+    shown = folder if folder.is_absolute() else f"./{folder}"  # pip takes "name[test]" for a name
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(file)
-    print(f"\nnext:\n  pip install -e {folder}\n  pytest --pagoda-platform {name}")
+    print(f"\nnext:\n  pip install -e '{shown}[test]'\n  pytest --pagoda-platform {name}")
     return 0
