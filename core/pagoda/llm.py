@@ -26,7 +26,8 @@ Message = Mapping[str, Any]
 class LLM:
     """A loaded model.  Keyword arguments are EngineConfig's fields.
 
-    Prompts of one call run together by continuous batching; outputs come in the prompts' order."""
+    Prompts of one call run together by continuous batching, and so do the calls of several threads;
+    outputs come in the prompts' order."""
 
     def __init__(self, model: str = "", **settings: object):
         self.config = make_config(model=model, **settings)
@@ -34,6 +35,8 @@ class LLM:
         self.client = Client(self.config, self.info, self.engine.grammars)
         self._ids = itertools.count()
         self._closed = False
+        self._lock = threading.Lock()  # held to touch the client or the engine
+        self._inboxes: dict[str, list[RequestOutput]] = {}  # of the calls that wait, by request
 
     def generate(
         self,
@@ -54,8 +57,7 @@ class LLM:
         final = [p.clone_with(output_kind=RequestOutputKind.FINAL_ONLY) for p in params]
         ids = [str(next(self._ids)) for _ in listed]
         try:
-            self._start(ids, listed, final, priorities)
-            return self._collect(ids, use_tqdm)
+            return self._collect(ids, self._start(ids, listed, final, priorities), use_tqdm)
         finally:
             self._forget(ids)
 
@@ -65,8 +67,8 @@ class LLM:
         """Continue one prompt, yielding as sampling_params.output_kind asks; closing stops it."""
         ids = [str(next(self._ids))]
         try:
-            self._start(ids, [prompt], self._params_for([prompt], sampling_params), [0])
-            yield from self._outputs(ids)
+            params = self._params_for([prompt], sampling_params)
+            yield from self._outputs(ids, self._start(ids, [prompt], params, [0]))
         finally:
             self._forget(ids)
 
@@ -144,35 +146,46 @@ class LLM:
         prompts: Sequence[Prompt],
         params: Sequence[SamplingParams],
         priorities: Sequence[int],
-    ) -> None:
-        """Check all prompts, then queue all under these request ids."""
+    ) -> list[RequestOutput]:
+        """Check all prompts, then queue all under these request ids; returns their inbox."""
         if self._closed:
             raise PagodaError("this LLM was closed", "another one")
         requests = []
-        for id, prompt, wanted, rank in zip(ids, prompts, params, priorities, strict=True):
-            salt = prompt.get("cache_salt", "") if isinstance(prompt, Mapping) else ""
-            requests += self.client.admit(id, prompt, wanted, rank, salt, clip_length=True)
-        for request in requests:
-            self.engine.add(request)
+        inbox: list[RequestOutput] = []
+        with self._lock:
+            for id, prompt, wanted, rank in zip(ids, prompts, params, priorities, strict=True):
+                salt = prompt.get("cache_salt", "") if isinstance(prompt, Mapping) else ""
+                requests += self.client.admit(id, prompt, wanted, rank, salt, clip_length=True)
+            for request in requests:
+                self.engine.add(request)
+            self._inboxes.update(dict.fromkeys(ids, inbox))
+        return inbox
 
-    def _outputs(self, ids: Sequence[str]) -> Generator[RequestOutput]:
-        """Step the engine until these requests are finished."""
-        left = set(ids)
-        while left:
-            with _unbroken():
-                outputs, aborts = self.client.process(self.engine.step())
-                self.engine.abort(aborts)
-            for output in outputs:
-                if output.finished:
-                    left.discard(output.request_id)
+    def _outputs(self, ids: Sequence[str], inbox: list[RequestOutput]) -> Generator[RequestOutput]:
+        """Step the engine until these requests are finished.  A step may bring outputs of other
+        calls, and theirs may have brought ours."""
+        num_left = len(ids)
+        while num_left:
+            with self._lock, _unbroken():
+                if not inbox:
+                    outputs, aborts = self.client.process(self.engine.step())
+                    self.engine.abort(aborts)
+                    for output in outputs:
+                        self._inboxes[output.request_id].append(output)
+                arrived = inbox[:]
+                inbox.clear()
+            for output in arrived:
+                num_left -= output.finished
                 yield output
 
-    def _collect(self, ids: Sequence[str], use_tqdm: bool) -> list[RequestOutput]:
+    def _collect(
+        self, ids: Sequence[str], inbox: list[RequestOutput], use_tqdm: bool
+    ) -> list[RequestOutput]:
         """Every output, in the order of ``ids``, under a bar with tokens per second."""
         done: dict[str, RequestOutput] = {}
         num_in = num_out = 0
         with tqdm(total=len(ids), desc="Generating", disable=not use_tqdm, unit="prompt") as bar:
-            for output in self._outputs(ids):
+            for output in self._outputs(ids, inbox):
                 done[output.request_id] = output
                 num_in += len(output.prompt_token_ids)
                 num_out += sum(len(c.token_ids) for c in output.outputs)
@@ -184,8 +197,10 @@ class LLM:
 
     def _forget(self, ids: Iterable[str]) -> None:
         """Drop what is left of these requests: nothing, unless something went wrong."""
-        for id in ids:
-            self.engine.abort(self.client.abort(id))
+        with self._lock:
+            for id in ids:
+                self.engine.abort(self.client.abort(id))
+                self._inboxes.pop(id, None)
 
 
 def _as_list(prompts: Any) -> list[Any]:

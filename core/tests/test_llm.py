@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,21 @@ def test_ctrl_c_waits_for_the_step_and_leaves_nothing(
     assert len(calls) == 3 and llm.engine.requests == {} and llm.client.num_sequences == 0
     assert texts(llm, ["Once", "The dog"]) == want
     assert scheduler.pool.usage == 0
+
+
+def test_calls_at_once(llm: LLM) -> None:
+    prompts = ["Once", "The dog", "Lily"]
+    want = texts(llm, prompts)
+    streams = [llm.stream(prompt, GREEDY) for prompt in prompts]
+    last = [""] * 3
+    for outputs in itertools.zip_longest(*streams):
+        for i, output in enumerate(outputs):
+            last[i] = output.outputs[0].text if output else last[i]
+        assert texts(llm, "Once") == want[:1]
+    assert last == want
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda p: texts(llm, [p] * 4), prompts)) == [[t] * 4 for t in want]
+    assert llm._inboxes == {} and llm.engine.requests == {}
 
 
 @pytest.mark.parametrize(
