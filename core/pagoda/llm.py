@@ -16,7 +16,7 @@ from pagoda.config import make_config
 from pagoda.engine.client import Client, Prompt
 from pagoda.engine.startup import open_engine
 from pagoda.outputs import RequestOutput
-from pagoda.platform.errors import InvalidValue, PagodaError
+from pagoda.platform.errors import EngineDead, InvalidValue
 from pagoda.sampling.params import RequestOutputKind, SamplingParams
 from pagoda.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ class LLM:
         self.engine, self.info = open_engine(self.config)
         self.client = Client(self.config, self.info, self.engine.grammars)
         self._ids = itertools.count()
-        self._closed = False
+        self._end: str | None = None  # why no call can be served any more
         self._lock = threading.Lock()  # held to touch the client or the engine
         self._inboxes: dict[str, list[RequestOutput]] = {}  # of the calls that wait, by request
 
@@ -113,7 +113,7 @@ class LLM:
 
     def close(self) -> None:
         """Free the device.  May be called more than once."""
-        self._closed = True
+        self._end = "this LLM was closed"
         self.engine.close()
 
     def __enter__(self) -> LLM:
@@ -148,11 +148,10 @@ class LLM:
         priorities: Sequence[int],
     ) -> list[RequestOutput]:
         """Check all prompts, then queue all under these request ids; returns their inbox."""
-        if self._closed:
-            raise PagodaError("this LLM was closed", "another one")
         requests = []
         inbox: list[RequestOutput] = []
         with self._lock:
+            self._check_alive()
             for id, prompt, wanted, rank in zip(ids, prompts, params, priorities, strict=True):
                 salt = prompt.get("cache_salt", "") if isinstance(prompt, Mapping) else ""
                 requests += self.client.admit(id, prompt, wanted, rank, salt, clip_length=True)
@@ -168,15 +167,29 @@ class LLM:
         while num_left:
             with self._lock, _unbroken():
                 if not inbox:
-                    outputs, aborts = self.client.process(self.engine.step())
-                    self.engine.abort(aborts)
-                    for output in outputs:
-                        self._inboxes[output.request_id].append(output)
+                    self._check_alive()
+                    self._step()
                 arrived = inbox[:]
                 inbox.clear()
             for output in arrived:
                 num_left -= output.finished
                 yield output
+
+    def _step(self) -> None:
+        """One step of the engine.  When it fails, what its requests left in the KV cache is
+        unknown, and others could find it there: that is the end."""
+        try:
+            outputs, aborts = self.client.process(self.engine.step())
+            self.engine.abort(aborts)
+        except BaseException as error:
+            self._end = f"a step of the engine failed: {error!r}"
+            raise
+        for output in outputs:
+            self._inboxes[output.request_id].append(output)
+
+    def _check_alive(self) -> None:
+        if self._end is not None:
+            raise EngineDead(self._end, "another LLM")
 
     def _collect(
         self, ids: Sequence[str], inbox: list[RequestOutput], use_tqdm: bool

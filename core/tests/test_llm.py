@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pagoda import LLM, PagodaError, SamplingParams, StructuredOutputsParams
-from pagoda.platform.errors import InvalidValue
+from pagoda.platform.errors import EngineDead, InvalidValue
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{{ mood }}"
@@ -83,6 +83,19 @@ def test_after_the_end(stories260k: Path) -> None:
     llm.close()
     with pytest.raises(PagodaError, match="was closed"):
         llm.generate("Once", GREEDY)
+
+
+def test_after_a_failed_step(stories260k: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(batch: object) -> None:
+        raise MemoryError("no more")
+
+    with open_llm(stories260k / "hf") as llm:
+        monkeypatch.setattr(llm.engine.runner, "submit", fail)
+        with pytest.raises(MemoryError):
+            llm.generate("Once", GREEDY)
+        monkeypatch.undo()
+        with pytest.raises(EngineDead, match="no more"):  # and no half-written prefix is reused
+            llm.generate("Once", GREEDY)
 
 
 def test_ctrl_c_waits_for_the_step_and_leaves_nothing(
