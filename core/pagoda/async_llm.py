@@ -31,8 +31,6 @@ class AsyncLLM:
         self._process = process
         self._dead_reason: str | None = None
         self._queues: dict[str, asyncio.Queue[RequestOutput | PagodaError]] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._socket: zmq.asyncio.Socket | None = None
         self._receiver: asyncio.Task[None] | None = None
         self._compiling = asyncio.Lock()
@@ -86,7 +84,6 @@ class AsyncLLM:
         requests = self.client.admit(request_id, prompt, sampling_params, priority, cache_salt)
         queue: asyncio.Queue[RequestOutput | PagodaError] = asyncio.Queue()
         self._queues[request_id] = queue
-        self._idle.clear()
         try:
             await self._send(requests)
             while True:
@@ -107,14 +104,6 @@ class AsyncLLM:
         self._forget(request_id)
         if queue is not None:
             queue.put_nowait(PagodaError(f"request {request_id} was aborted"))
-
-    async def drain(self, timeout_seconds: float) -> bool:
-        """Wait for the running requests; False when some are left after the time."""
-        try:
-            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
-        except asyncio.TimeoutError:
-            return False
-        return True
 
     def close(self) -> None:
         """End the engine process.  May be called more than once."""
@@ -178,8 +167,6 @@ class AsyncLLM:
         """Drop a request wherever it still is."""
         self._queues.pop(request_id, None)
         self._abort_in_engine(self.client.abort(request_id))
-        if not self._queues:
-            self._idle.set()
 
     def _abort_in_engine(self, engine_ids: Sequence[str]) -> None:
         if engine_ids and self._socket is not None and self._dead_reason is None:

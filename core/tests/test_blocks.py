@@ -41,10 +41,6 @@ class Blocks(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.owners) - 1))
         self.pool.release(self.owners.pop(index)[0])
 
-    @rule()
-    def forget(self) -> None:
-        self.pool.forget_prefixes()
-
     @invariant()
     def references_are_counted(self) -> None:
         held = Counter(block for blocks, _ in self.owners for block in blocks)

@@ -104,13 +104,6 @@ class BlockPool:
             self._digest[block] = digest
             self._index[digest] = block
 
-    def forget_prefixes(self) -> None:
-        """Drop the whole prefix index; blocks in use stay in use."""
-        self._empty.extend(self._evictable)
-        self._evictable.clear()
-        self._digest = [None] * self.num_blocks
-        self._index.clear()
-
     def _forget(self, block: int) -> None:
         digest = self._digest[block]
         if digest is not None:

@@ -77,10 +77,6 @@ class Scheduler:
         request.status = Status.FINISHED
         request.fork_of = None
 
-    @property
-    def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
-
     # -- planning -------------------------------------------------------------------------------
 
     def schedule(self, in_flight: int = 0) -> Plan | None:

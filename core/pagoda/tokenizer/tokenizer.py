@@ -71,10 +71,6 @@ class Tokenizer:
         except (TypeError, OverflowError) as error:
             raise InvalidValue("tokens", token_ids, "must be token ids") from error
 
-    def id_to_piece(self, token_id: int) -> str:
-        """The vocabulary's own spelling of a token, "" beyond its end."""
-        return self.backend.id_to_token(token_id) or ""
-
     def token_text(self, token_id: int) -> str:
         """A token's text as it stands within a text, its leading space kept."""
         stream = self.text_stream([token_id], skip_special_tokens=False)
