@@ -76,6 +76,7 @@ class TransformersModel:
     def _probe(config: Any, context: ModelContext) -> list[AttentionCall]:
         with torch.device("meta"):
             model = build(config, PROBE, context)
+        fix_rope(model, context.max_model_len)
         if type(model).__name__ != context.info.architecture:
             raise refusal(
                 context.info.architecture, f"transformers runs its config as {type(model).__name__}"
@@ -173,7 +174,7 @@ def _trust(context: ModelContext) -> str:
 
 def fix_rope(body: nn.Module, max_len: int) -> None:
     """Settle RoPE kinds that follow the longest sequence of a batch on what ``max_len`` needs, so
-    that a token never depends on its neighbours."""
+    that a token never depends on its neighbours; on the meta device there are no angles to make."""
     last = torch.tensor([[max_len - 1]], device=next(body.parameters()).device)
     for module in body.modules():
         kind = getattr(module, "rope_type", None)
@@ -183,7 +184,8 @@ def fix_rope(body: nn.Module, max_len: int) -> None:
         for layer_type, word in kinds.items():
             if "dynamic" in word or word == "longrope":
                 extra = {} if layer_type is None else {"layer_type": layer_type}
-                module(torch.zeros(1, device=last.device), last, **extra)
+                if not last.is_meta:
+                    module(torch.zeros(1, device=last.device), last, **extra)
                 if isinstance(kind, dict):
                     kind[layer_type] = "default"
                 else:
