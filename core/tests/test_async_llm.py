@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -47,6 +48,20 @@ GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 async def collect(llm: AsyncLLM, id: str, params: SamplingParams) -> list[RequestOutput]:
     return [output async for output in llm.generate("Once upon a time", params, id)]
+
+
+@pytest.mark.parametrize(("level", "told"), [("INFO", True), ("WARNING", False)])
+def test_the_engine_logs_as_much_as_its_parent(
+    stories260k: Path, capfd: pytest.CaptureFixture[str], level: str, told: bool
+) -> None:
+    logger = logging.getLogger("pagoda")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        open_llm(stories260k / "hf").close()
+    finally:
+        logger.setLevel(before)
+    assert ("KV cache: " in capfd.readouterr().err) is told
 
 
 def test_an_orphaned_engine_clears_up(stories260k: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,9 @@ class EngineProcess:
         )
         settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         settings["platform_options"] = dict(config.platform_options)
-        header = msgspec.msgpack.encode({"address": address, "config": settings})
+        level = logging.getLogger("pagoda").getEffectiveLevel()
+        start = {"address": address, "config": settings, "log_level": level}
+        header = msgspec.msgpack.encode(start)
         stdin = self.process.stdin
         if stdin is None:
             raise EngineDead("the engine process has no standard input")

@@ -34,9 +34,10 @@ def main() -> int:
     # The parent decides when to stop; a Ctrl-C at the terminal reaches both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=os.environ.get("PAGODA_LOG_LEVEL", "WARNING").upper())
     stdin = sys.stdin.buffer
     start: dict[str, Any] = msgspec.msgpack.decode(stdin.read(int(stdin.readline())))
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("pagoda").setLevel(start["log_level"])
     folder = os.path.dirname(start["address"].removeprefix("ipc://"))
     threading.Thread(target=_follow_parent, args=(stdin, folder), daemon=True).start()
     context = zmq.Context()
