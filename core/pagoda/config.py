@@ -84,6 +84,9 @@ class EngineConfig:
     max_num_batched_tokens: int | None = setting(None, "most tokens in one step", low=1)
     max_num_seqs: int | None = setting(None, "most requests running at once", low=1)
     max_queue: int = setting(1024, "most requests waiting; one more is refused (503)", low=1)
+    max_logprobs: int = setting(
+        20, "most alternatives a token that requests may ask for; -1: no limit", low=-1
+    )
     enable_prefix_caching: bool = setting(True, "reuse cached blocks of equal prompt prefixes")
     enable_chunked_prefill: bool = setting(True, "split long prompts over several steps")
     async_scheduling: bool | None = setting(

@@ -77,6 +77,22 @@ def test_chat_takes_what_vllms_takes(llm: LLM) -> None:
     assert [output.prompt for output in two] == ["Once upon", "Once"]
 
 
+def test_the_whole_vocabularys_logprobs(stories260k: Path) -> None:
+    asked = {"logprobs": -1, "prompt_logprobs": -1}
+    with LLM(stories260k / "hf", device="reference", max_model_len=64, max_logprobs=-1) as llm:
+        two = [GREEDY.clone_with(**asked), GREEDY.clone_with(prompt_logprobs=1)]
+        whole, few = llm.generate(["Once upon", "The dog"], two, use_tqdm=False)
+    for position in [*whole.outputs[0].logprobs, *whole.prompt_logprobs[1:]]:
+        assert len(position) == 512
+        assert sum(np.exp(entry.logprob) for entry in position.values()) == pytest.approx(1, 1e-4)
+    assert all(1 <= len(position) <= 2 for position in few.prompt_logprobs[1:])
+
+
+def test_logprobs_are_limited_by_default(llm: LLM) -> None:
+    with pytest.raises(InvalidValue, match="logprobs=-1: must be from 0 to max_logprobs, 20"):
+        llm.generate("Once", GREEDY.clone_with(logprobs=-1))
+
+
 def test_after_the_end(stories260k: Path) -> None:
     llm = open_llm(stories260k / "hf")
     llm.close()

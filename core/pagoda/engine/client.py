@@ -174,6 +174,7 @@ class Client:
             self.info.vocab_size,
             num_prompt_tokens=num_prompt,
             max_model_len=self.info.max_model_len,
+            max_logprobs=self.config.max_logprobs,
         )
         for feature in needed_features(params):
             if feature.value not in self.info.features:

@@ -250,7 +250,8 @@ def check_against(
         if wanted is None or max_logprobs == -1:
             continue
         if wanted > max_logprobs:
-            raise InvalidValue(field, count, f"must be from 0 to {max_logprobs}")
+            allowed = f"must be from 0 to max_logprobs, {max_logprobs}"
+            raise InvalidValue(field, count, allowed)
     if num_prompt_tokens is None or max_model_len is None:
         return
     room = max_model_len - num_prompt_tokens

@@ -26,7 +26,7 @@ def build_batch(plan: Plan, table: SlotTable, sampling: SamplingTable) -> Schedu
         block_tables=(BlockTable(table.blocks[slots, : num_blocks.max()], num_blocks),),
         sample_rows=plan.sample_rows,
         sampling=sampling.build(sampled, table.length[sampled] - table.prompt_length[sampled]),
-        score=_score(plan, table, query_start),
+        score=_score(plan, table, query_start, sampling.vocab_size),
         block_copies=np.array(plan.copies, np.int32) if plan.copies else None,
     )
 
@@ -43,7 +43,7 @@ def _token_ids(plan: Plan, table: SlotTable) -> Int32:
     return np.concatenate(parts)
 
 
-def _score(plan: Plan, table: SlotTable, query_start: Int32) -> ScoreBatch | None:
+def _score(plan: Plan, table: SlotTable, query_start: Int32, vocab_size: int) -> ScoreBatch | None:
     """Prompt positions whose next token is to be scored; notes on the plan whose they are."""
     rows: list[np.ndarray] = []
     targets: list[int] = []
@@ -58,7 +58,8 @@ def _score(plan: Plan, table: SlotTable, query_start: Int32) -> ScoreBatch | Non
         if first < last:
             rows.append(np.arange(first, last, dtype=np.int32) - start + query_start[row])
             targets += request.tokens[first + 1 : last + 1]
-            num_logprobs = max(num_logprobs, request.params.prompt_logprobs or 0)
+            wanted = request.params.prompt_logprobs or 0
+            num_logprobs = max(num_logprobs, vocab_size if wanted == -1 else wanted)
             plan.scored.append((request, last - first))
     if not rows:
         return None
