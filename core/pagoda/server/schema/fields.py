@@ -21,8 +21,7 @@ def only(*accepted: object) -> Any:
 
     def check(value: Any) -> Any:
         if value is not None and not any(type(value) is type(a) and value == a for a in accepted):
-            words = " or ".join(repr(a) for a in accepted)
-            rest = f" (only {words})" if words else ""
+            rest = f" (only {accepted[0]!r})" if accepted else ""
             raise PydanticCustomError("unsupported", f"not supported by this server{rest}")
         return value
 
