@@ -13,7 +13,13 @@ from pagoda.engine.child import EngineProcess, from_child, to_child
 from pagoda.engine.client import Client, Prompt
 from pagoda.engine.messages import Abort, EngineOutputs, EngineRequest, EngineStats, Failed
 from pagoda.outputs import RequestOutput
-from pagoda.platform.errors import EngineDead, InvalidValue, PagodaError, QueueFull
+from pagoda.platform.errors import (
+    EngineDead,
+    InvalidValue,
+    PagodaError,
+    QueueFull,
+    UnsupportedFeature,
+)
 from pagoda.sampling.params import SamplingParams
 
 LONG_PROMPT = 20_000
@@ -63,8 +69,9 @@ class AsyncLLM:
     ) -> AsyncGenerator[RequestOutput]:
         """Yield outputs as sampling_params.output_kind asks; closing the generator aborts it.
 
-        Raises InvalidValue or UnsupportedFeature before anything is queued, QueueFull when too
-        many wait, EngineDead when the engine is or goes down."""
+        Raises InvalidValue or UnsupportedFeature before anything is queued, UnsupportedFeature
+        too when a grammar leads to where no token is left, QueueFull when too many wait,
+        EngineDead when the engine is or goes down."""
         if not isinstance(sampling_params, SamplingParams):
             raise InvalidValue("sampling_params", sampling_params, "must be SamplingParams")
         self._listen()
@@ -90,8 +97,8 @@ class AsyncLLM:
                 item = await queue.get()
                 if isinstance(item, PagodaError):
                     raise item
-                if item.error is not None:
-                    raise PagodaError(item.error)
+                if item.error is not None:  # its wishes led to where no token is left
+                    raise UnsupportedFeature(item.error)
                 yield item
                 if item.finished:
                     return

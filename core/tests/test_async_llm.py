@@ -15,9 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from pagoda import AsyncLLM, PagodaError, RequestOutput, SamplingParams
+from pagoda import (
+    AsyncLLM,
+    PagodaError,
+    RequestOutput,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 from pagoda.config import EngineConfig
-from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull
+from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull, UnsupportedFeature
 from pagoda.sampling.params import RequestOutputKind
 
 
@@ -108,6 +114,19 @@ def test_the_time_in_the_queue_is_told(llm: AsyncLLM, loop: asyncio.AbstractEven
             assert 0 <= moments.time_in_queue < moments.first_token_time - moments.arrival_time
             waits.append(moments.time_in_queue)
         assert min(waits[4:]) > max(waits[:4])  # only four run at once
+
+    loop.run_until_complete(scenario())
+
+
+def test_wishes_that_lead_to_a_dead_end(llm: AsyncLLM, loop: asyncio.AbstractEventLoop) -> None:
+    only_a = llm.client.tokenizer.backend.token_to_id("a")
+    wanted = StructuredOutputsParams(regex="ab")
+    params = GREEDY.clone_with(structured_outputs=wanted, allowed_token_ids=[only_a])
+
+    async def scenario() -> None:
+        with pytest.raises(UnsupportedFeature, match="no token is left"):
+            await collect(llm, "dead end", params)
+        assert (await collect(llm, "next", GREEDY))[-1].finished
 
     loop.run_until_complete(scenario())
 
