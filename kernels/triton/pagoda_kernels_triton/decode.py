@@ -3,7 +3,6 @@ the last of which joins what all found.  No launch depends on a length: they can
 
 from __future__ import annotations
 
-from functools import cache as once
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagoda_kernels_triton.heads import normed_and_turned
-from pagoda_kernels_triton.join import after_shared, hand_in
+from pagoda_kernels_triton.join import after_shared, arrivals, hand_in
 from pagoda_kernels_triton.overlap import await_previous, overlapping
 from pagoda_kernels_triton.scores import LOG2E, attend, capped, places_of
 from pagoda_kernels_triton.shared import Found
@@ -152,12 +151,6 @@ def _decode(
         )  # fmt: skip
 
 
-@once
-def _arrivals(device: torch.device, size: int) -> Tensor:
-    """Zeros that each launch leaves as it found them; launches of one stream share them."""
-    return torch.zeros(size, dtype=torch.int32, device=device)
-
-
 def decode_attention(
     q: Tensor,
     cache: Tensor,
@@ -192,7 +185,7 @@ def decode_attention(
     if splits > 1:
         parts = torch.empty((num_rows, heads, splits, padded), dtype=torch.float32, device=q.device)
         levels = torch.empty((num_rows, heads, splits, 2), dtype=torch.float32, device=q.device)
-        arrived = _arrivals(q.device, up_to_power_of_two(num_rows * kv_heads))
+        arrived = arrivals(q.device, num_rows * kv_heads)
     k, v, slots, angles, norms = fresh or Fresh(q, q, lens, None, None)
     shared_parts, shared_levels, own_start = shared or Found(q, q, lens)
     cos, sin = angles or (q, q)

@@ -3,8 +3,25 @@ sums of values, as ``scores.py`` leaves them."""
 
 from __future__ import annotations
 
+from functools import cache
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from pagoda_kernels_triton.sizes import up_to_power_of_two
+
+
+def arrivals(device: torch.device, size: int) -> Tensor:
+    """Zeros, ``size`` at least, that each launch leaves as it found them; launches of one stream
+    share them."""
+    return _zeros(device, up_to_power_of_two(size))
+
+
+@cache
+def _zeros(device: torch.device, size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int32, device=device)
 
 
 @triton.jit

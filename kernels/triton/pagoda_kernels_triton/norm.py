@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pagoda_kernels_triton.overlap import await_previous, overlapping
+from pagoda_kernels_triton.overlap import await_previous, begin_next, overlapping
 from pagoda_kernels_triton.sizes import up_to_power_of_two
 
 ROOT_MEAN_SQUARE, WHOLE_NORM = 1, 2
@@ -31,6 +31,7 @@ def _norm(
     NORM: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
+    begin_next(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, PADDED)
     inside = d < SIZE

@@ -17,9 +17,17 @@ _EARLY = {"OVERLAP": True, "launch_pdl": True}
 def await_previous(OVERLAP: tl.constexpr):
     """All that was launched before is done, and the launch behind this one may begin: it comes here
     by itself.  Ahead of this, weights alone may be read, and nothing written; some program of every
-    launch comes here.  (To let the next one begin any earlier made large products slower.)"""
+    launch comes here.  (To let the next one begin any earlier made products of one row slower.)"""
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def begin_next(OVERLAP: tl.constexpr):
+    """The launch behind this one may begin although this one is still to wait: for small kernels
+    before a product, which fetches its weights meanwhile."""
+    if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pagoda_cuda.dense import TILE, dense_attention
+from pagoda_cuda import dense, hopper_dense
 from pagoda_torch.attention import AttentionSpec
 from pagoda_torch.triton.attention import Prompts, TritonAttention, Turning
 
@@ -14,6 +14,12 @@ from pagoda_torch.triton.attention import Prompts, TritonAttention, Turning
 class HopperAttention(TritonAttention):
     """``TritonAttention`` with a kernel of its own for whole prompts, where the cache rounds
     nothing that a prompt in pieces would read back."""
+
+    def __init__(self, capability: tuple[int, int]):
+        if capability[0] == 9:  # the products that Gluon's kernel is made of are Hopper's alone
+            self._attend, self._rows = hopper_dense.dense_attention, hopper_dense.ROWS
+        else:
+            self._attend, self._rows = dense.dense_attention, dense.TILE.rows
 
     def attend_prompts(
         self,
@@ -31,9 +37,9 @@ class HopperAttention(TritonAttention):
         k = torch.empty((len(q), step.k[0].numel()), dtype=q.dtype, device=q.device)
         step.store(q, cache, k)
         q, k = q.view(step.q.shape), k.view(step.k.shape)
-        tiles = prompts.tiled(TILE.rows, whole=True)
+        tiles = prompts.tiled(self._rows, whole=True)
         if len(tiles):
-            dense_attention(q, k, step.v, out, tiles, layer.scale)
+            self._attend(q, k, step.v, out, tiles, layer.scale)
         self.attend_cached(q, cache, out, prompts, blocks, layer, whole=False)
 
 

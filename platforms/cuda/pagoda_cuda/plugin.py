@@ -73,26 +73,22 @@ def pagoda_create_runner(
 ) -> ModelRunner:
     import torch
 
+    from pagoda_cuda.kernels import kernels_for
     from pagoda_torch.family import TorchFamily
     from pagoda_torch.gather_attention import GatherAttention
     from pagoda_torch.gpu.device import GpuDevice
     from pagoda_torch.gpu.graphs import CudaGraphs
     from pagoda_torch.runner import TorchRunner
-    from pagoda_torch.triton.attention import TritonAttention
-    from pagoda_torch.triton.ops import OPS
 
     device = GpuDevice(torch.device("cuda", int(devices[0].id) if devices else 0))
-    attention = TritonAttention()
-    if torch.cuda.get_device_capability(device.device) >= (9, 0):
-        from pagoda_cuda.attention import HopperAttention
-
-        attention = HopperAttention()
+    graphs = CudaGraphs(device.device)
+    attention, ops = kernels_for(torch.cuda.get_device_capability(device.device), graphs)
     fp8 = config.kv_cache_dtype in dtypes.FP8  # PyTorch's own operations take none
     family = TorchFamily(
         device=device,
         attention=[attention] if fp8 else [attention, GatherAttention()],
-        ops=OPS,
-        graphs=CudaGraphs(device.device),
+        ops=ops,
+        graphs=graphs,
         kv_dtypes=dtypes.FP8,
     )
     return TorchRunner(config, model, family)

@@ -21,18 +21,23 @@ class CudaGraphs:
     def __init__(self, device: torch.device):
         self.stream = _side_stream(device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.recording = False  # what is launched now is launched to be replayed
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self.stream):
-            work()
-            self.stream.synchronize()
-            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-            try:
-                output = work()
-            finally:
-                graph.capture_end()
+        self.recording = True
+        try:
+            with torch.cuda.stream(self.stream):
+                work()
+                self.stream.synchronize()
+                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+                try:
+                    output = work()
+                finally:
+                    graph.capture_end()
+        finally:
+            self.recording = False
         current.wait_stream(self.stream)
         return graph.replay, output

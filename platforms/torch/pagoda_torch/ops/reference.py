@@ -76,19 +76,21 @@ def normed_linear(
 ) -> tuple[Tensor, Tensor]:
     """``activation``, an op's name, of ``linear`` of the norm of ``x + residual``, and that sum
     (``x`` where there is no residual); ``residual`` may be overwritten.  All by ``ops``."""
-    gain, shift, epsilon = norm
-    if residual is None:
-        kept = x
-        if shift is None:
-            normed = ops.rms_norm(x, gain, epsilon)
-        else:
-            normed = ops.layer_norm(x, gain, shift, epsilon)
-    elif shift is None:
-        normed, kept = ops.add_rms_norm(x, residual, gain, epsilon)
-    else:
-        normed, kept = ops.add_layer_norm(x, residual, gain, shift, epsilon)
+    normed, kept = added_norm(ops, x, residual, norm)
     found = ops.linear(normed, weight, bias)
     return (getattr(ops, activation)(found) if activation else found), kept
+
+
+def added_norm(ops: Ops, x: Tensor, residual: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+    """The norm of ``x + residual``, and that sum, as ``normed_linear`` has them."""
+    gain, shift, epsilon = norm
+    if residual is None:
+        if shift is None:
+            return ops.rms_norm(x, gain, epsilon), x
+        return ops.layer_norm(x, gain, shift, epsilon), x
+    if shift is None:
+        return ops.add_rms_norm(x, residual, gain, epsilon)
+    return ops.add_layer_norm(x, residual, gain, shift, epsilon)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
