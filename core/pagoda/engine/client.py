@@ -109,12 +109,11 @@ class Client:
 
     def abort(self, request_id: str) -> list[str]:
         """Forget a request; returns the engine requests to abort."""
-        if self.generations.pop(request_id, None) is None:
+        generation = self.generations.pop(request_id, None)
+        if generation is None:
             return []
-        mine = [id for id, (generation, _) in self._owner.items() if generation.id == request_id]
-        for id in mine:
-            del self._owner[id]
-        return mine
+        mine = [_engine_id(request_id, index) for index in range(generation.params.n)]
+        return [id for id in mine if self._owner.pop(id, None) is not None]
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, Mapping):
@@ -203,7 +202,7 @@ class Client:
                 changes["prompt_logprobs"] = None
             requests.append(
                 EngineRequest(
-                    request_id=f"{first}#{index}" if index else first,
+                    request_id=_engine_id(first, index),
                     prompt_token_ids=generation.prompt_token_ids,
                     params=params.clone_with(**changes) if params.n > 1 else params,
                     eos_token_ids=self.eos_token_ids,
@@ -213,6 +212,11 @@ class Client:
                 )
             )
         return requests
+
+
+def _engine_id(request_id: str, index: int) -> str:
+    """What the engine calls a request's continuation ``index``."""
+    return f"{request_id}#{index}" if index else request_id
 
 
 def needed_features(params: SamplingParams) -> list[Feature]:
