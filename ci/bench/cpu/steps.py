@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pagoda.models.info import read_model_info
 from pagoda.platform import ModelInfo, RunnerConfig
-from pagoda_cpu.runner import cpu_runner
+from pagoda_cpu.plugin import pagoda_create_runner
 from pagoda_torch.runner import TorchRunner
 from pagoda_torch.trial import trial_batch
 
@@ -39,7 +39,8 @@ def load(info: ModelInfo, dtype: str, quantization: str | None, threads: int) ->
         max_requests=64,
         platform_options={"cpu_threads": threads},
     )
-    runner = cpu_runner(config, info)
+    runner = pagoda_create_runner(config, info, [])
+    assert isinstance(runner, TorchRunner)
     runner.load()
     runner.init_kv_cache(640)
     return runner

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "memory.h"
 #include "numbers.h"
 
 namespace pagoda::linear {
@@ -28,19 +29,6 @@ constexpr int bf16_step = 2, int8_step = 4, int8_zero = 128;
 constexpr int bf16_step = 1, int8_step = 2, int8_zero = 0;
 #endif
 constexpr int int4_zero = 8;
-
-// Memory in large pages where the system has them.
-class Memory {
-public:
-    explicit Memory(size_t bytes);
-    ~Memory();
-    Memory(const Memory&) = delete;
-    Memory& operator=(const Memory&) = delete;
-    char* data() const { return data_; }
-
-private:
-    char* data_;
-};
 
 struct Packed {
     Packed(Weight weight, int64_t outputs, int64_t inputs);

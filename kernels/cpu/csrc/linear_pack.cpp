@@ -1,9 +1,5 @@
 // Packing of weights, rounding included, and the way back for embeddings.
-#include <sys/mman.h>
-
 #include <cmath>
-#include <cstdlib>
-#include <new>
 
 #include "linear.h"
 #include "pool.h"
@@ -28,8 +24,6 @@ size_t bytes_of_scales(Weight weight, int64_t depth) {
     if (weight == Weight::int4) return size_t(round_up(depth, group_int4) / group_int4) * panel_width * sizeof(bf16);
     return 0;
 }
-
-constexpr size_t huge_page = size_t(2) << 20;
 
 // Some inputs of every row at a time: what is read and written in turns stays in the nearest cache.
 template <class T>
@@ -146,18 +140,6 @@ void widen_row(const Rows& from, int64_t row, float* to, int64_t count) {
 }
 
 }  // namespace
-
-Memory::Memory(size_t bytes) {
-    const size_t unit = bytes >= huge_page ? huge_page : 64;
-    bytes = (std::max(bytes, size_t(1)) + unit - 1) / unit * unit;
-    data_ = static_cast<char*>(std::aligned_alloc(unit, bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    if (unit == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
-}
-
-Memory::~Memory() { std::free(data_); }
 
 Packed::Packed(Weight weight, int64_t outputs, int64_t inputs)
     : weight(weight),

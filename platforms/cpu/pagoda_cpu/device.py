@@ -30,12 +30,13 @@ class CpuDevice:
     device = torch.device("cpu")
     overlaps = False
 
-    def __init__(self, threads: Threads):
+    def __init__(self, threads: Threads, set_aside: Callable[[], int] = int):
         self.threads = threads
+        self.set_aside = set_aside  # bytes that are ours already and in no use
 
     def memory(self) -> tuple[int, int]:
         total, free = hardware.memory()
-        return free, total
+        return free + self.set_aside(), total
 
     def peak_bytes(self, work: Callable[[], None]) -> None:
         return None

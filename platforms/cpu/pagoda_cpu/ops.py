@@ -27,12 +27,6 @@ GATED = {
 PLAIN = {"relu": "relu", "silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_tanh"}
 
 
-def prepared_bytes(quantization: str | None, num_weights: int, itemsize: int) -> int:
-    """What a linear layer's weights take once packed, scales counted in."""
-    each = {None: float(itemsize), "int8": 1.01, "int4": 0.52}[quantization]
-    return int(num_weights * each)
-
-
 class CpuOps:
     """Overrides for a model in one dtype, whose weights may be rounded."""
 

@@ -22,6 +22,7 @@ from pagoda.platform import (
     hookimpl,
 )
 from pagoda_cpu import hardware
+from pagoda_cpu.provision import provide
 
 if TYPE_CHECKING:
     from pagoda.conformance.profile import Profile
@@ -77,9 +78,10 @@ def pagoda_settings(model: ModelInfo, devices: Sequence[DeviceInfo]) -> Mapping[
 def pagoda_create_runner(
     config: RunnerConfig, model: ModelInfo, devices: Sequence[DeviceInfo]
 ) -> ModelRunner:
+    provision = provide(config, model)  # before torch, whose import takes a while
     from pagoda_cpu.runner import cpu_runner
 
-    return cpu_runner(config, model)
+    return cpu_runner(config, model, provision)
 
 
 @hookimpl
@@ -88,8 +90,7 @@ def pagoda_add_arguments(group: argparse._ArgumentGroup) -> None:
         "--cpu-threads",
         type=int,
         metavar="N",
-        help="threads to compute with (default: OMP_NUM_THREADS, else a thread for each core that"
-        " the process may use)",
+        help="threads to compute with (default: OMP_NUM_THREADS, else one for each usable core)",
     )
     group.add_argument(
         "--cpu-attention",

@@ -81,3 +81,5 @@ class TorchFamily:
     outputs, in any plain dtype, views of the file."""
     prepared_bytes: Callable[[int, int], int] = operator.mul
     """What a linear layer's weights take once prepared, of their number and bytes each."""
+    loaded: Callable[[], None] = lambda: None
+    """Called once all weights lie where they will stay."""

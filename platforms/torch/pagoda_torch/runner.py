@@ -131,6 +131,7 @@ class TorchRunner:
                 *(preparing.take, preparing.filled),
             )
             preparing.finish()
+            self.family.loaded()
             self._last_tokens = torch.zeros(  # one to spare, for rows that are padding
                 config.max_requests + 1, dtype=torch.int64, device=self.device.device
             )
