@@ -113,6 +113,12 @@ def test_a_known_failure_that_passes_is_a_failure(site: Path) -> None:
     assert "does not conform" in output
 
 
+def test_a_run_that_stops_early_is_a_partial_one(site: Path) -> None:
+    failures, output = with_profile(site, "hasty", WrongScale, Profile(), "-x")
+    assert len(failures) == 1
+    assert "does not conform to 1.0: 1 failed, as far as this partial run goes" in output
+
+
 def test_a_platform_brings_suites_of_its_own(site: Path) -> None:
     suite = site / "test_own.py"
     suite.write_text("def test_own(opened):\n    assert opened.runner.shape.vocab_size == 1\n")

@@ -29,9 +29,9 @@ def missing_suffix(path: str) -> str:
 class Report:
     """Collects outcomes as pytest reports them."""
 
-    def __init__(self, subject: Subject, whole: bool):
+    def __init__(self, subject: Subject, everything: bool):
         self.subject = subject
-        self.whole = whole  # nothing was left out by -k, -m or paths
+        self.everything = everything  # was asked for: nothing left out by -k, -m or paths
         self.num_left_out = 0  # by the quick level
         self.features: dict[str, set[Feature]] = {}  # that each test is about
         self.began = datetime.datetime.now(datetime.timezone.utc)
@@ -55,6 +55,11 @@ class Report:
             self.reasons[name] = report.longrepr[2].removeprefix("Skipped: ")
         elif outcome == "failed":
             self.reasons[name] = _last_words(report)
+
+    @property
+    def whole(self) -> bool:
+        """Everything was asked for, and no test was left unrun by an interrupt or ``-x``."""
+        return self.everything and self.features.keys() <= self.outcomes.keys()
 
     @property
     def failed(self) -> list[str]:

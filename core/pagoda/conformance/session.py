@@ -41,16 +41,16 @@ def start(config: pytest.Config, suite: Path) -> None:
         if isinstance(error, Unavailable) and not error.remedy:
             story += " (and its refusal names no remedy, which the contract asks for)"
         raise pytest.UsageError(story) from error
-    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    if whole:
+    everything = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if everything:
         config.args[:] = [str(suite), *map(str, profile.suites)]
-        whole = not (config.getoption("keyword") or config.getoption("markexpr"))
+        everything = not (config.getoption("keyword") or config.getoption("markexpr"))
     config.addinivalue_line("markers", "needs(what): a limit or Feature the platform must claim")
     config.addinivalue_line("markers", "models(*names): tiny models to run on; 'all' for all")
     config.addinivalue_line("markers", "full: left out at the quick level")
     config.stash[fixtures.SUBJECT] = subject
     config.pluginmanager.register(fixtures, "pagoda conformance fixtures")
-    config.pluginmanager.register(Session(subject, whole), "pagoda conformance session")
+    config.pluginmanager.register(Session(subject, everything), "pagoda conformance session")
 
 
 def _seed(config: pytest.Config) -> int:
@@ -61,9 +61,9 @@ def _seed(config: pytest.Config) -> int:
 class Session:
     """The hooks of a run."""
 
-    def __init__(self, subject: Subject, whole: bool):
+    def __init__(self, subject: Subject, everything: bool):
         self.subject = subject
-        self.report = Report(subject, whole)
+        self.report = Report(subject, everything)
 
     def pytest_report_header(self) -> str:
         subject = self.subject
@@ -103,7 +103,7 @@ class Session:
                     item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
                     used.add(known)
         stale = set(self.subject.profile.known_failures) - used
-        if stale and self.report.whole and self.subject.level == "full":
+        if stale and self.report.everything and self.subject.level == "full":
             raise pytest.UsageError(f"known failures that name no test: {', '.join(sorted(stale))}")
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
