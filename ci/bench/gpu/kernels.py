@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from triton.testing import do_bench
 
-from pagoda_cuda.dense import TILE, dense_attention
+from pagoda_cuda import dense, hopper_dense
 from pagoda_kernels_triton import decode, prefill, tuning
 from pagoda_kernels_triton.one_row import one_row_linear
 from pagoda_kernels_triton.tuning import Tile
@@ -135,13 +135,14 @@ def prompts(tiles: list[Tile]) -> Iterator[str]:
             rate = num_operations / seconds / 1e12
             yield f"prompts {heads} heads, {wanted or 'usual tile'}: {rate:.0f} TFLOP/s"
         k, v = normal(rows * length, 8, SIZE), normal(rows * length, 8, SIZE)
-        tiled = prefill.prefill_tiles(query_start, starts * 0, starts, TILE.rows)
-        work = q, k, v, out, torch.from_numpy(tiled).cuda(), SIZE**-0.5
-        rate = num_operations / median(dense_attention, *work) / 1e12
-        yield f"whole prompts {heads} heads: {rate:.0f} TFLOP/s"
-        dense, keys = normal(rows, heads, length, SIZE), normal(rows, 8, length, SIZE)
+        for module, each in ((dense, dense.TILE.rows), (hopper_dense, hopper_dense.ROWS)):
+            tiled = prefill.prefill_tiles(query_start, starts * 0, starts, each)
+            work = q, k, v, out, torch.from_numpy(tiled).cuda(), SIZE**-0.5
+            rate = num_operations / median(module.dense_attention, *work) / 1e12
+            yield f"whole prompts {heads} heads, {module.__name__}: {rate:.0f} TFLOP/s"
+        queries, keys = normal(rows, heads, length, SIZE), normal(rows, 8, length, SIZE)
         attend = F.scaled_dot_product_attention
-        seconds = median(attend, dense, keys, keys, is_causal=True, enable_gqa=True)
+        seconds = median(attend, queries, keys, keys, is_causal=True, enable_gqa=True)
         yield f"torch's dense {heads} heads: {num_operations / seconds / 1e12:.0f} TFLOP/s"
     use(prefill, "prefill_tile", usual, None)
 
