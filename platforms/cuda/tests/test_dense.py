@@ -7,7 +7,7 @@ from functools import partial
 import kernel_mode
 import pytest
 import torch
-from whole_prompts import check_whole_prompts
+from dense_reference import check_whole_prompts
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 64), (2, 2, 128)])

@@ -10,7 +10,7 @@ import kernel_mode
 import pytest
 import torch
 import torch.nn.functional as F
-from whole_prompts import check_whole_prompts
+from dense_reference import check_whole_prompts
 
 HERE = kernel_mode.on_gpu() and torch.cuda.get_device_capability()[0] == 9
 on_hopper = pytest.mark.skipif(not HERE, reason="no Hopper GPU")
