@@ -72,8 +72,8 @@ class Layers:
         self.slots = last * BLOCK + (shape.context - 1) % BLOCK
         one = torch.ones(rows, shape.head_size, device=CUDA)
         self.angles = one, one * 0
-        self.x, self.gain = normal(rows, shape.hidden), torch.ones(shape.hidden, device=CUDA)
-        self.gain = self.gain.bfloat16()
+        self.x = normal(rows, shape.hidden)
+        self.gain = torch.ones(shape.hidden, dtype=torch.bfloat16, device=CUDA)
         self.residual = torch.zeros_like(self.x)
         units = target_of(CUDA).num_units
         halves = (1, 1, 2, 1)
