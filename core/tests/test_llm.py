@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagoda import LLM, PagodaError, SamplingParams, StructuredOutputsParams
+from pagoda import (
+    LLM,
+    PagodaError,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 from pagoda.platform.errors import EngineDead, InvalidValue
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
@@ -86,6 +92,15 @@ def test_the_whole_vocabularys_logprobs(stories260k: Path) -> None:
         assert len(position) == 512
         assert sum(np.exp(entry.logprob) for entry in position.values()) == pytest.approx(1, 1e-4)
     assert all(1 <= len(position) <= 2 for position in few.prompt_logprobs[1:])
+
+
+def test_a_streams_first_output_has_the_whole_prompts_logprobs(stories260k: Path) -> None:
+    params = GREEDY.clone_with(prompt_logprobs=0, n=2, output_kind=RequestOutputKind.DELTA)
+    settings: Any = {"device": "reference", "max_model_len": 64, "max_num_batched_tokens": 4}
+    with LLM(stories260k / "hf", **settings) as llm:
+        for output in llm.stream("Once upon a time there was a girl", params):
+            assert len(output.prompt_logprobs or ()) == len(output.prompt_token_ids)
+            assert output.outputs and all(part.token_ids for part in output.outputs)
 
 
 def test_logprobs_are_limited_by_default(llm: LLM) -> None:

@@ -103,7 +103,8 @@ class Client:
             finished = generation.finished
             if finished:
                 del self.generations[generation.id]
-            if finished or generation.params.output_kind is not RequestOutputKind.FINAL_ONLY:
+            each_step = generation.params.output_kind is not RequestOutputKind.FINAL_ONLY
+            if finished or (each_step and generation.news):
                 ready.append(generation.output(now))
         return ready, aborts
 

@@ -109,7 +109,7 @@ class Generation:
             )
             for index in range(params.n)
         ]
-        self._changed: set[int] = set()
+        self.news: set[int] = set()  # continuations with something to hand on
 
     @property
     def finished(self) -> bool:
@@ -127,7 +127,8 @@ class Generation:
             self.metrics.time_in_queue = output.time_in_queue
         continuation = self.continuations[index]
         continuation.take(output, [self._named(p) for p in output.logprobs or ()])
-        self._changed.add(index)
+        if output.token_ids or output.finish_reason is not None:  # else a part of the prompt ran
+            self.news.add(index)
         return continuation.finish_reason is not None
 
     def output(self, now: float) -> RequestOutput:
@@ -135,8 +136,8 @@ class Generation:
         delta = self.params.output_kind is RequestOutputKind.DELTA
         shown = self.continuations
         if delta:
-            shown = [self.continuations[i] for i in sorted(self._changed)]
-        self._changed.clear()
+            shown = [self.continuations[i] for i in sorted(self.news)]
+        self.news.clear()
         if self.finished:
             self.metrics.finished_time = now
         return RequestOutput(

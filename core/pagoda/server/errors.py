@@ -105,7 +105,8 @@ def install(app: FastAPI) -> None:
 
 
 def _unforeseen() -> RequestError:
-    return RequestError(500, "internal server error; the server's log has the details")
+    what = "internal server error; the server's log has the details"
+    return RequestError(500, what, headers={"Connection": "close"})  # uvicorn is going to
 
 
 def _kind(status: int) -> str:
