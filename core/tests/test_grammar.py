@@ -111,6 +111,7 @@ def test_choice(rng: np.random.Generator) -> None:
     [
         'start: "a" number ("," number)*\nnumber: /[0-9]+/\n',
         'root ::= "a" number ("," number)*\nnumber ::= [0-9]+\n',
+        '// as Lark has it\n?start: "a" number ("," number)*\n?number: /[0-9]+/ -> number\n',
     ],
 )
 def test_lark_and_gbnf(grammar: str, rng: np.random.Generator) -> None:
@@ -182,7 +183,24 @@ def chain(links: int) -> dict:
     return {"$ref": "#/$defs/d0", "$defs": {**links_to, f"d{links}": {"type": "string"}}}
 
 
+@pytest.mark.parametrize("schema", [True, "true", {}])
+def test_any_json(schema: dict | str | bool) -> None:
+    first = {TOKENIZER.backend.id_to_token(token) for token in allowed(start(json=schema))}
+    assert {"{", "[", '"', "1", "t"} <= first
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"json": {"$ref": "#"}}, {"json": {"allOf": [{"$ref": "#"}]}}, {"grammar": "start: start"}],
+)
+def test_what_never_ends_is_told_in_words(wanted: dict) -> None:
+    with pytest.raises(InvalidValue, match="no text fits, since rules refer to each other"):
+        start(**wanted)
+
+
 REFUSED: list[tuple[str, dict]] = [
+    ("json", {"json": "false"}),
+    ("json", {"json": "5"}),
     ("json", {"json": "{"}),
     ("json", {"json": "nothing"}),
     ("json", {"json": {"type": "objec"}}),

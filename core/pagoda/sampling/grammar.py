@@ -5,6 +5,7 @@ llguidance.  What cannot be compiled, or would cost too much, is refused when a 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import llguidance
 import numpy as np
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from pagoda.platform.errors import InvalidValue, UnsupportedFeature
 from pagoda.sampling.params import StructuredOutputsParams
@@ -30,6 +31,9 @@ of which only what is used is ever real."""
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 """Between JSON tokens unless the request says otherwise: enough for indented text, and an end to
 a model that would write blanks for ever."""
+
+GBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+"""Tells llama.cpp's grammars from Lark's."""
 
 CACHE_SIZE = 64
 
@@ -159,11 +163,14 @@ def _source(wanted: StructuredOutputsParams) -> tuple[str, str, dict[str, Any]]:
     try:
         if isinstance(schema, str):
             schema = json.loads(schema)
+        schema = {} if schema is True else schema
         if wanted.disable_additional_properties:
             schema = _closed(schema)
         source = json.dumps(schema)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidValue(_name("json"), wanted.json, f"is no JSON schema: {error}") from error
+    if not isinstance(schema, dict):
+        raise InvalidValue(_name("json"), wanted.json, "is no JSON schema, or fits no value")
     flexible = not wanted.disable_any_whitespace
     options: dict[str, Any] = {"whitespace_flexible": flexible}
     if flexible:
@@ -194,8 +201,10 @@ def _grammar(field: str, source: str, options: dict[str, Any]) -> str:
     if field == "choice":
         words = " | ".join(json.dumps(word, ensure_ascii=False) for word in json.loads(source))
         return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}")
+    if not GBNF_RULE.search(source):
+        return LLMatcher.grammar_from_lark(source)
     try:
-        return LLMatcher.grammar_from_lark(any_to_lark(source))
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(source))
     except Exception as error:  # the converter raises plain Exceptions
         raise ValueError(str(error)) from error
 
@@ -227,5 +236,7 @@ def _name(field: str) -> str:
 
 def _shortened(reason: str) -> str:
     """The first lines of an error, on one line."""
+    if reason.startswith("NoExtension"):
+        return "no text fits, since rules refer to each other without an end"
     line = " ".join(reason.split("<state>")[0].split())
     return line if len(line) <= 300 else line[:297] + "..."
