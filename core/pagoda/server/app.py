@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from pagoda import __version__
 from pagoda.server import chat, completions, errors, status, tokens
-from pagoda.server.auth import KeyCheck
+from pagoda.server.auth import OPEN_PATHS, KeyCheck
 from pagoda.server.schema.chat import ChatRequest
 from pagoda.server.schema.completion import CompletionRequest
 from pagoda.server.schema.tokens import DetokenizeRequest, TokenizeRequest
@@ -27,8 +27,9 @@ def create_app(llm: AsyncLLM, settings: ServerSettings) -> FastAPI:
     app = FastAPI(title="Pagoda", version=__version__, redirect_slashes=False)
     app.state.served = ServedModel(llm, settings)
     errors.install(app)
-    app.get("/health")(status.health)
-    app.get("/ping")(status.health)
+    for path in sorted(OPEN_PATHS):
+        app.get(path)(status.health)
+        app.head(path, include_in_schema=False)(status.health)  # `wget --spider`
     app.get("/version")(status.version)
     app.get("/load")(status.load)
     app.get("/metrics")(status.metrics)

@@ -33,7 +33,7 @@ async def create(request: Request) -> Response:
     served = served_by(request)
     wanted = await body.read(request, ChatRequest, served.settings.max_body_bytes)
     model = served.check_name(wanted.model)
-    served.check_count(1, wanted.n, "n")
+    served.check_count(1, wanted.n)
     text = await served.render(wanted)
     if wanted.truncate_prompt_tokens is None:
         served.check_length(text, "messages")

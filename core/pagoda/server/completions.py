@@ -26,7 +26,7 @@ async def create(request: Request) -> Response:
     served = served_by(request)
     wanted = await body.read(request, CompletionRequest, served.settings.max_body_bytes)
     model = served.check_name(wanted.model)
-    served.check_count(len(wanted.prompt), wanted.n, "prompt")
+    served.check_count(len(wanted.prompt), wanted.n)
     prompts = [await _tokens(served, wanted, prompt) for prompt in wanted.prompt]
     params = [_params(served, wanted, ids) for ids in prompts]
     answer = _Answer(served, wanted, model, new_id("cmpl", request, wanted), prompts, params)

@@ -61,13 +61,13 @@ class ServedModel:
             self.tokenizer.encode, text, add_special_tokens=add_special_tokens
         )
 
-    def check_count(self, num_prompts: int, n: int | None, param: str) -> None:
+    def check_count(self, num_prompts: int, n: int | None) -> None:
         """Refuse more sequences in one request than could ever be queued."""
         wanted = num_prompts * (n or 1)
         most = self.llm.config.max_queue + self.llm.info.max_num_seqs
         if wanted > most:
             allowed = f"one request may have at most {most} sequences (prompts times n)"
-            raise InvalidValue(param, f"{wanted} sequences", allowed)
+            raise InvalidValue("n" if n else "prompt", f"{wanted} sequences", allowed)
 
     def check_length(self, text: str, param: str) -> None:
         """Refuse a text that cannot fit, before the work of tokenizing it."""

@@ -41,6 +41,8 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request, name: str) -> Response:
+    if not name:  # /v1/models/
+        return await models(request)
     served = served_by(request)
     return json_response(_card(served, served.check_name(name)))
 

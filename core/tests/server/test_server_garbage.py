@@ -32,7 +32,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a" * 600}, "prompt"),
     ({"prompt": "a" * 8_000_000}, "prompt"),
     ({"prompt": ["a"] * 40}, "prompt"),
-    ({"n": 40}, "prompt"),
+    ({"n": 40}, "n"),
     ({"n": 0}, "n"),
     ({"n": -1}, "n"),
     ({"n": 10**30}, "n"),

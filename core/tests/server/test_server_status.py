@@ -18,17 +18,20 @@ KEY = "token-abc123"
 def test_health_follows_the_engine(serve: Any, fake_llm: Any) -> None:
     server = serve(fake_llm())
     assert server.http.get("/health").status_code == 200
+    assert server.http.head("/health").status_code == 200
     server.llm.dead_reason = "Traceback (most recent call last):\n  File x\nMemoryError: no more"
     answer = server.http.get("/health")
     assert answer.status_code == 503
     assert answer.json()["error"]["message"] == "the engine is down: MemoryError: no more"
     assert server.http.get("/ping").status_code == 503
+    assert server.http.head("/ping").status_code == 503
 
 
 def test_models(serve: Any) -> None:
     server = serve(served_model_name=("first", "org/second"))
     client = openai.OpenAI(base_url=f"{server.http.base_url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["first", "org/second"]
+    assert server.http.get("/v1/models/").json() == server.http.get("/v1/models").json()
     card = server.http.get("/v1/models/org/second").json()
     assert (card["object"], card["root"], card["max_model_len"]) == ("model", "fake/model", 512)
     assert server.http.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
