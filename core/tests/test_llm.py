@@ -54,6 +54,11 @@ def test_token_ids_of_any_make(llm: LLM, one: Any) -> None:
     assert texts(llm, [one, "Once"])[0] == want
 
 
+def test_a_platforms_unknown_option_is_named(stories260k: Path) -> None:
+    with pytest.raises(InvalidValue, match="'threads': platform 'reference' has no such option"):
+        LLM(stories260k / "hf", device="reference", platform_options={"threads": 2})
+
+
 @pytest.mark.parametrize("prompts", [None, 5, b"Once", [None], [5.5], [{"prompt": 5}]])
 def test_what_is_no_prompt(llm: LLM, prompts: Any) -> None:
     with pytest.raises(InvalidValue, match="prompt"):

@@ -40,13 +40,13 @@ def run(words: Sequence[str]) -> int:
     engine = EngineOptions(parser, words, skip=("seed",))
     args = parser.parse_args(words)
     set_up_logs(args.debug)
+    chosen = {"max_tokens": MAX_TOKENS, **sampling.chosen(args)}
     settings = ServerSettings(**given([template], args))
     chat_template = settings.read_chat_template()
     config = name_model(engine.config(args))
     from pagoda.llm import LLM
 
     with LLM(**vars(config)) as llm:
-        chosen = {"max_tokens": MAX_TOKENS, **sampling.chosen(args)}
         chosen["output_kind"] = RequestOutputKind.DELTA
         params = llm.get_default_sampling_params().clone_with(**chosen)
         return Conversation(llm, params, args.system, chat_template).run()

@@ -65,13 +65,13 @@ def name_model(config: EngineConfig) -> EngineConfig:
 
 def _platforms(words: Sequence[str]) -> Iterator[registry.Platform]:
     """The platform that --device names; for --help all that load."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--device", default="auto")
     peek.add_argument("-h", "--help", action="store_true")
     end = words.index("--") if "--" in words else len(words)
     try:
         known, _ = peek.parse_known_args(list(words[:end]))
-    except SystemExit:  # "--device" without a word; the real parser says so
+    except argparse.ArgumentError:  # "--device" without a word; the real parser says so
         return
     if known.device != "auto":
         yield registry.find(known.device.partition(":")[0])

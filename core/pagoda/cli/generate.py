@@ -35,12 +35,13 @@ def run(words: Sequence[str]) -> int:
     engine = EngineOptions(parser, words, skip=("seed",))
     args = parser.parse_args(words)
     set_up_logs(args.debug)
+    chosen = sampling.chosen(args)
     config = name_model(engine.config(args))
     prompts = _prompts(args)
     from pagoda.llm import LLM
 
     with LLM(**vars(config)) as llm:
-        params = sampling_params(llm, sampling.chosen(args))
+        params = sampling_params(llm, chosen)
         if len(prompts) == 1 and params.n == 1 and not args.json:
             stream_text(llm, prompts[0], params)
             return 0

@@ -54,6 +54,9 @@ class SamplingOptions:
             Option(name, fields[name].type, None, text).add_to(group, repeat=True)
 
     def chosen(self, args: argparse.Namespace) -> dict[str, Any]:
-        """The fields that were set on the command line."""
+        """The fields that were set on the command line.  Raises InvalidValue, which should not wait
+        until a model is loaded."""
         values = {name: getattr(args, name) for name in self.names}
-        return {name: value for name, value in values.items() if value is not None}
+        chosen = {name: value for name, value in values.items() if value is not None}
+        SamplingParams(**{"max_tokens": None, **chosen})
+        return chosen

@@ -3,7 +3,9 @@ cache.  What was chosen, and by whom, is logged; nothing is decided later."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import difflib
 import logging
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ from pagoda.models.info import read_model_info
 from pagoda.platform.errors import InvalidValue, OutOfMemory, UnsupportedFeature
 from pagoda.platform.runner import KVGroup, ModelRunner
 from pagoda.platform.types import Capabilities, Feature, ModelInfo, RunnerConfig, StepLimits
-from pagoda.registry import Choice, choose
+from pagoda.registry import Choice, Platform, choose
 from pagoda.sampling.grammar import GrammarCompiler
 from pagoda.tokenizer import Tokenizer, load_tokenizer
 
@@ -102,6 +104,7 @@ def settle(config: EngineConfig) -> Settled:
     choice = choose(config.device, config.tensor_parallel_size)
     level = logging.WARNING if choice.passed_over else logging.INFO
     log.log(level, "platform %s (%s)", choice.platform.info.name, choice.reason)
+    _check_platform_options(config, choice.platform)
     capabilities: Capabilities = choice.platform.ask(
         "pagoda_capabilities", model=model, devices=choice.devices
     )
@@ -128,6 +131,21 @@ def settle(config: EngineConfig) -> Settled:
         platform_options=config.platform_options,
     )
     return Settled(config, model, choice, capabilities, limits, runner_config)
+
+
+def _check_platform_options(config: EngineConfig, platform: Platform) -> None:
+    """Refuse names that the platform's own options do not have.  What they mean is its business."""
+    if not config.platform_options:
+        return
+    group = argparse.ArgumentParser(add_help=False).add_argument_group()
+    platform.ask("pagoda_add_arguments", group=group)
+    known = [action.dest for action in group._group_actions]
+    for name in config.platform_options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+            allowed = f"platform {platform.info.name!r} has no such option; {hint}"
+            raise InvalidValue("platform_options", name, allowed)
 
 
 def _with_platform_settings(config: EngineConfig, choice: Choice, model: ModelInfo) -> EngineConfig:

@@ -188,6 +188,11 @@ def test_a_platform_whose_options_clash_is_told(
     assert "platform 'abacus': pagoda_add_arguments failed" in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_named_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "hi", "--device"]) == 2
+    assert capsys.readouterr().err.count("expected one argument") == 1
+
+
 def test_a_device_that_is_not_there(
     platforms: Platforms, capsys: pytest.CaptureFixture[str]
 ) -> None:

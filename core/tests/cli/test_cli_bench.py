@@ -242,3 +242,21 @@ def test_serve_against_a_server_and_without_one(capsys: Capture) -> None:
     assert main(["bench", "serve", "--base-url", "http://127.0.0.1:9"]) == 1
     assert "no server answers at http://127.0.0.1:9" in capsys.readouterr().err
     assert main(["bench", "serve", "--base-url", "localhost"]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--goodput", "ttft"),
+        ("--goodput", "ttft:soon"),
+        ("--goodput", "tokens:5"),
+        ("--request-rate", "0"),
+        ("--request-rate", "-1"),
+    ],
+)
+def test_what_serve_cannot_measure_is_a_usage_error(
+    words: tuple[str, str], capsys: Capture
+) -> None:
+    assert main(["bench", "serve", *words]) == 2
+    told = capsys.readouterr().err
+    assert words[1] in told and "_goal" not in told

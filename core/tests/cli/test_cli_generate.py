@@ -144,6 +144,7 @@ def test_bad_values_name_the_field(made: Made, capsys: Capture, words: tuple[str
     assert generate(*words, "a") == 1
     captured = capsys.readouterr()
     assert words[0].strip("-").replace("-", "_") in captured.err and captured.out == ""
+    assert not made  # no model was loaded for that
 
 
 def test_a_refused_prompt_is_an_error(made: Made, capsys: Capture) -> None:

@@ -82,7 +82,7 @@ def _parser() -> Parser:
     load = parser.add_argument_group("load")
     load.add_argument(
         "--request-rate",
-        type=float,
+        type=_rate,
         default=float("inf"),
         metavar="X",
         help="requests a second, at random (Poisson); inf: all at once",
@@ -112,11 +112,20 @@ def _parser() -> Parser:
     return parser
 
 
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not rate > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return rate
+
+
 def _goal(text: str) -> tuple[str, float]:
     name, _, milliseconds = text.partition(":")
-    if name not in GOALS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(GOALS)}")
-    return name, float(milliseconds)
+    try:
+        return GOALS[GOALS.index(name)], float(milliseconds)
+    except ValueError:
+        allowed = f"{text!r} is no NAME:MS with a name of {', '.join(GOALS)}"
+        raise argparse.ArgumentTypeError(allowed) from None
 
 
 async def _run(args: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
