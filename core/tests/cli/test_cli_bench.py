@@ -64,7 +64,7 @@ def test_datasets_of_several_shapes(tmp_path: Path, content: str) -> None:
     assert sorted(ask.prompt for ask in asks) == ["one", "one", "two", "two"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"nothing": 1}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"nothing": 1}', '{"messages": [3]}'])
 def test_datasets_without_prompts(tmp_path: Path, content: str) -> None:
     path = tmp_path / "data"
     path.write_text(content)
@@ -121,7 +121,7 @@ def talk(handle: Handler, client: Callable[[Endpoint], Awaitable[Any]], **option
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         try:
-            return await client(Endpoint(f"http://127.0.0.1:{port}/base/", **options))
+            return await client(Endpoint(f"http://127.0.0.1:{port}/base/v1", **options))
         finally:
             server.close()
 
@@ -252,6 +252,7 @@ def test_serve_against_a_server_and_without_one(capsys: Capture) -> None:
         ("--goodput", "tokens:5"),
         ("--request-rate", "0"),
         ("--request-rate", "-1"),
+        ("--vocab-size", "3"),
     ],
 )
 def test_what_serve_cannot_measure_is_a_usage_error(

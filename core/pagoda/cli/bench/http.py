@@ -23,7 +23,7 @@ class Endpoint:
         self.tls = parts.scheme == "https"
         self.host = parts.hostname
         self.port = parts.port or (443 if self.tls else 80)
-        self.prefix = parts.path.rstrip("/")
+        self.prefix = parts.path.rstrip("/").removesuffix("/v1")  # as OpenAI's clients write it
         self.timeout_seconds = timeout_seconds
         self.headers = {"Host": parts.netloc.rpartition("@")[2], "Connection": "close"}
         if api_key:

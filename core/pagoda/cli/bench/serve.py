@@ -98,7 +98,7 @@ def _parser() -> Parser:
     )
     load.add_argument("--temperature", type=float, default=0.0, metavar="X")
     load.add_argument(
-        "--vocab-size", type=positive, default=500, metavar="N", help="random ids are under this"
+        "--vocab-size", type=_vocab, default=500, metavar="N", help="random ids are under this"
     )
     load.add_argument(
         "--goodput",
@@ -110,6 +110,10 @@ def _parser() -> Parser:
     )
     add_json(parser)
     return parser
+
+
+def _vocab(text: str) -> int:
+    return positive(text, low=FIRST_ID + 1)
 
 
 def _rate(text: str) -> float:

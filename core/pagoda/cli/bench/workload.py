@@ -154,7 +154,7 @@ def _prompt(record: Any) -> str | None:
         turns = record.get(name)
         if isinstance(turns, list) and turns:
             first = turns[0]
-            said = first if isinstance(first, str) else first.get("value") or first.get("content")
+            said = first.get("value") or first.get("content") if isinstance(first, dict) else first
             return said if isinstance(said, str) else None
     return None
 
