@@ -95,6 +95,13 @@ def test_pieces_equal_the_whole(which, numbers, skip, cuts) -> None:
     assert text == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.parametrize("tokenizer", TOKENIZERS[:3])
+def test_the_text_of_one_token(tokenizer: Tokenizer) -> None:
+    for token in range(tokenizer.vocab_size):
+        alone = tokenizer.decode([token], skip_special_tokens=False)
+        assert tokenizer.token_text(token).lstrip() == alone.lstrip()
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     which=st.integers(0, 2),

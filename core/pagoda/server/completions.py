@@ -11,7 +11,7 @@ from msgspec import UNSET
 from pagoda.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from pagoda.sampling.params import SamplingParams
 from pagoda.server import body, logprobs
-from pagoda.server.schema.answers import Completion, CompletionChoice, CompletionLogprobs
+from pagoda.server.schema.answers import Completion, CompletionChoice
 from pagoda.server.schema.completion import DEFAULT_MAX_TOKENS, CompletionRequest
 from pagoda.server.served import FINGERPRINT, ServedModel, engine_id, new_id, served_by
 from pagoda.server.stream import answer_events, answer_whole, merged
@@ -81,8 +81,7 @@ class _Answer:
         self.created = int(time.time())
         self.texts = served.texts(wanted.return_tokens_as_token_ids)
         self.tally = Tally()
-        self.offsets: dict[int, int] = {}  # choice to where its next token's text starts
-        self.echoed: set[int] = set()
+        self.offsets: dict[int, logprobs.Offsets] = {}  # of the choices that have begun
 
     def outputs(self) -> Outputs:
         return merged(
@@ -139,8 +138,11 @@ class _Answer:
         """One choice, or its next piece; the first piece brings the echoed prompt."""
         wanted = self.wanted
         index = which * self.params[which].n + part.index
-        first = index not in self.echoed
-        self.echoed.add(index)
+        first = index not in self.offsets
+        if first:
+            before = () if wanted.echo else self.prompts[which]
+            skip = self.params[which].skip_special_tokens
+            self.offsets[index] = logprobs.Offsets(self.served.tokenizer.text_stream(before, skip))
         text, token_ids, scores = part.text, part.token_ids, part.logprobs
         if wanted.scores_only:
             text, token_ids, scores = "", [], [] if scores is not None else None
@@ -151,10 +153,15 @@ class _Answer:
             shown_ids = self.prompts[which] + shown_ids
             if shown_scores is not None:
                 shown_scores = [*(output.prompt_logprobs or []), *shown_scores]
+        scored = None
+        if shown_scores is not None:
+            scored = logprobs.completion_logprobs(
+                shown_ids, shown_scores, self.texts, self.offsets[index]
+            )
         choice = CompletionChoice(
             index=index,
             text=text,
-            logprobs=None if shown_scores is None else self._scores(index, shown_ids, shown_scores),
+            logprobs=scored,
             finish_reason=part.finish_reason,
             stop_reason=part.stop_reason,
         )
@@ -162,12 +169,6 @@ class _Answer:
             choice.token_ids = list(token_ids)
             choice.prompt_token_ids = self.prompts[which] if first else UNSET
         return choice
-
-    def _scores(self, index: int, ids: list[int], scores: Scores) -> CompletionLogprobs:
-        offset = self.offsets.get(index, 0)
-        shown, end = logprobs.completion_logprobs(ids, scores, self.texts, offset)
-        self.offsets[index] = end
-        return shown
 
     def _prompt_text(self, which: int) -> str:
         """The prompt as it was sent; token ids, or what truncation left, as text."""

@@ -12,6 +12,7 @@ from pagoda.server.schema.answers import (
     CompletionLogprobs,
     TokenLogprob,
 )
+from pagoda.tokenizer.spelling import TextStream
 
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
@@ -32,23 +33,34 @@ class TokenTexts:
         return self.text_of(token)
 
 
+class Offsets:
+    """Where in a growing text its tokens begin."""
+
+    def __init__(self, text: TextStream):
+        self._text = text
+        self._end = 0
+
+    def of_next(self, token: int) -> int:
+        start = self._end
+        self._end += len(self._text.push(token))
+        return start
+
+
 def completion_logprobs(
     token_ids: Sequence[int],
     positions: Sequence[TokenLogprobs | None],
     texts: TokenTexts,
-    offset: int,
-) -> tuple[CompletionLogprobs, int]:
-    """The legacy shape for tokens whose text starts at ``offset``; and where it ends."""
+    offsets: Offsets,
+) -> CompletionLogprobs:
+    """The legacy shape for the next tokens of a text."""
     shown = CompletionLogprobs([], [], [], [])
     for token, position in zip(token_ids, positions, strict=True):
         entry = position.get(token) if position else None
-        text = texts.show(token, entry)
-        shown.text_offset.append(offset)
-        shown.tokens.append(text)
+        shown.text_offset.append(offsets.of_next(token))
+        shown.tokens.append(texts.show(token, entry))
         shown.token_logprobs.append(_finite(entry) if entry else None)
         shown.top_logprobs.append(_by_text(position, texts) if position else None)
-        offset += len(text)
-    return shown, offset
+    return shown
 
 
 def chat_logprobs(

@@ -74,6 +74,7 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """A token's text as it stands within a text, its leading space kept."""
         stream = self.text_stream([token_id], skip_special_tokens=False)
+        stream.flush()  # that token itself may be half a character
         return stream.push(token_id) + stream.flush()
 
     def text_stream(self, prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> TextStream:

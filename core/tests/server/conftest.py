@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +61,9 @@ class FakeTokenizer:
 
     def token_text(self, token_id: int) -> str:
         return self.decode([token_id], skip_special_tokens=False)
+
+    def text_stream(self, before: Sequence[int], skip_special_tokens: bool) -> SimpleNamespace:
+        return SimpleNamespace(push=lambda token: self.decode([token], skip_special_tokens))
 
     def render_chat(self, messages: list[dict[str, Any]], **given: Any) -> str:
         self.rendered = {"messages": messages, **given}

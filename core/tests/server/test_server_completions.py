@@ -135,9 +135,10 @@ def test_logprobs_zero_gives_the_chosen_token(server: Any) -> None:
 
 
 def test_tokens_as_ids(server: Any) -> None:
-    fields = {"max_tokens": 1, "logprobs": 0, "return_tokens_as_token_ids": True}
+    fields = {"max_tokens": 2, "logprobs": 0, "return_tokens_as_token_ids": True}
     choice = server.complete("Hi", **fields).json()["choices"][0]
-    assert choice["logprobs"]["tokens"] == ["token_id:75"]
+    assert choice["logprobs"]["tokens"] == ["token_id:75", "token_id:104"]
+    assert choice["logprobs"]["text_offset"] == [0, 1]
 
 
 def test_echo_with_logprobs_scores_the_prompt(server: Any) -> None:
@@ -147,7 +148,7 @@ def test_echo_with_logprobs_scores_the_prompt(server: Any) -> None:
     assert scores["tokens"] == ["<s>", "H", "i", "H", "e"]
     assert scores["token_logprobs"] == [None, -1.0, -1.0, -1.0, -1.0]
     assert scores["top_logprobs"][0] is None
-    assert scores["text_offset"] == [0, 3, 4, 5, 6]
+    assert scores["text_offset"] == [0, 0, 1, 2, 3]  # within the text, which shows no <s>
 
 
 def test_echo_of_token_ids_is_their_text(server: Any) -> None:
@@ -216,7 +217,7 @@ def test_echo_and_logprobs_in_a_stream(server: Any) -> None:
     choices = [chunk["choices"][0] for chunk in chunks]
     assert [choice["text"] for choice in choices] == ["HiH", "e"]
     assert choices[0]["logprobs"]["tokens"] == ["<s>", "H", "i", "H"]
-    assert choices[1]["logprobs"]["text_offset"] == [6]
+    assert choices[1]["logprobs"]["text_offset"] == [3]
 
 
 def test_ids_come_from_the_client_or_are_new(server: Any) -> None:
