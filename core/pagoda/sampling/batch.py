@@ -44,10 +44,6 @@ class SamplingTable:
             self._stream[slot] = stream_of(params.seed)
         self._plain[slot] = state.plain
 
-    def drop(self, slot: int) -> None:
-        """The request in this slot is gone."""
-        self._states[slot] = None
-
     def build(self, slots: Int32, num_output_tokens: Int32) -> SamplingBatch:
         """The batch that samples the next token of these slots  # [S] each
 
