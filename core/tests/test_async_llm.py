@@ -23,6 +23,7 @@ from pagoda import (
     StructuredOutputsParams,
 )
 from pagoda.config import EngineConfig
+from pagoda.engine.child import EngineProcess
 from pagoda.platform.errors import EngineDead, InvalidValue, QueueFull, UnsupportedFeature
 from pagoda.sampling.params import RequestOutputKind
 
@@ -68,6 +69,18 @@ def test_the_engine_logs_as_much_as_its_parent(
     finally:
         logger.setLevel(before)
     assert ("KV cache: " in capfd.readouterr().err) is told
+
+
+def test_an_engine_leaves_the_terminals_signals_to_its_parent(stories260k: Path) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    process = EngineProcess(EngineConfig(model=str(stories260k / "hf"), device="reference"))
+    try:  # while it starts, too
+        os.kill(process.process.pid, signal.SIGINT)
+        os.kill(process.process.pid, signal.SIGTERM)
+        assert process.wait_until_ready().platform == "reference"
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    finally:
+        process.close()
 
 
 def test_an_orphaned_engine_clears_up(stories260k: Path) -> None:

@@ -28,31 +28,45 @@ BROKEN_PIPE = 141  # and for SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 1 (it failed), 2 (it was misspelt)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     try:
-        if words[:1] == ["--version"]:
-            from pagoda import __version__
-
-            print(f"pagoda {__version__}")
-            return 0
-        code = dispatch("pagoda", SUMMARY, "pagoda.cli", COMMANDS, words)
+        code = _run(words)
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # argparse, after --help or a usage error
-        return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What Python still holds back would fail again, loudly, at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
     except Exception as error:
         # The import is as heavy as the contract: only a failure pays for it.
         from pagoda.platform.errors import PagodaError
 
-        if not isinstance(error, PagodaError) or _debug(words):
+        if not isinstance(error, PagodaError | OSError) or _debug(words):
             raise
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, OSError):  # a full disk, maybe
+            _drop_output()
         return 1
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["--version"]:
+        from pagoda import __version__
+
+        print(f"pagoda {__version__}")
+        return 0
+    try:
+        return dispatch("pagoda", SUMMARY, "pagoda.cli", COMMANDS, words)
+    except SystemExit as stop:  # argparse, after --help or a usage error
+        return stop.code if isinstance(stop.code, int) else 1
+
+
+def _drop_output() -> None:
+    """What Python still holds back would fail again, loudly, at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _debug(words: Sequence[str]) -> bool:

@@ -22,11 +22,22 @@ encode = msgspec.msgpack.Encoder().encode
 
 POLL_MILLISECONDS = 200
 
+HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+"""Blocked in the engine process from its first instruction: a Ctrl-C at the terminal reaches both,
+and the parent decides when to stop."""
+
 
 class EngineProcess:
     """One engine process and the socket to it, a file in a private folder."""
 
     def __init__(self, config: EngineConfig):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        try:  # in one piece: cut short, it would leave the folder, or a process that knows nothing
+            self._start(config)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _start(self, config: EngineConfig) -> None:
         self._folder = tempfile.mkdtemp(prefix="pagoda-")
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(zmq.PAIR)

@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 import traceback
@@ -31,9 +30,6 @@ encode = msgspec.msgpack.Encoder().encode
 
 def main() -> int:
     """Serve one engine until the parent is gone or the engine fails."""
-    # The parent decides when to stop; a Ctrl-C at the terminal reaches both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stdin = sys.stdin.buffer
     start: dict[str, Any] = msgspec.msgpack.decode(stdin.read(int(stdin.readline())))
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
