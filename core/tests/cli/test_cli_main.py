@@ -107,7 +107,7 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_is_one_line() -> None:
-    code = "import sys; from pagoda.cli.main import main; sys.exit(main(['doctor', '--help']))"
+    code = "import sys; from pagoda.cli.main import main; sys.exit(main(['--version']))"
     with open("/dev/full", "w") as full:
         words = [sys.executable, "-c", code]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
