@@ -35,6 +35,7 @@ SETTINGS = {"config", "outputs"}
 # Package of the core -> those it may import.  Everything may import pagoda.platform.
 CORE_IMPORTS = {
     "platform": set(),
+    "inputs": set(),
     "outputs": set(),
     "config": set(),
     "registry": set(),

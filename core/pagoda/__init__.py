@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pagoda.async_llm import AsyncLLM
     from pagoda.config import EngineConfig
+    from pagoda.inputs import TextPrompt, TokensPrompt
     from pagoda.llm import LLM
     from pagoda.outputs import CompletionOutput, RequestOutput
     from pagoda.platform.errors import PagodaError
@@ -28,6 +29,8 @@ __all__ = [
     "RequestOutputKind",
     "SamplingParams",
     "StructuredOutputsParams",
+    "TextPrompt",
+    "TokensPrompt",
     "__version__",
 ]
 
@@ -35,6 +38,8 @@ _HOMES = {
     "LLM": "pagoda.llm",
     "AsyncLLM": "pagoda.async_llm",
     "EngineConfig": "pagoda.config",
+    "TextPrompt": "pagoda.inputs",
+    "TokensPrompt": "pagoda.inputs",
     "CompletionOutput": "pagoda.outputs",
     "RequestOutput": "pagoda.outputs",
     "PagodaError": "pagoda.platform.errors",
@@ -51,3 +56,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

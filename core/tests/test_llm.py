@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pagoda
 from pagoda import (
     LLM,
     PagodaError,
     RequestOutputKind,
     SamplingParams,
     StructuredOutputsParams,
+    TextPrompt,
+    TokensPrompt,
 )
 from pagoda.platform.errors import EngineDead, InvalidValue
 
@@ -86,6 +90,22 @@ def test_chat_takes_what_vllms_takes(llm: LLM) -> None:
     unfinished = {"add_generation_prompt": False, "continue_final_message": True}
     two = llm.chat([said, said[:1]], **common, **unfinished, chat_template_kwargs={"mood": "!"})
     assert [output.prompt for output in two] == ["Once upon", "Once"]
+
+
+def test_a_script_of_vllms_users(llm: LLM) -> None:
+    tokenizer = llm.get_tokenizer()
+    said = [{"role": "user", "content": "Once"}]
+    asked: Any = {"add_generation_prompt": True, "chat_template": TEMPLATE, "mood": " upon"}
+    text = tokenizer.apply_chat_template(said, tokenize=False, **asked)
+    ids = tokenizer.apply_chat_template(said, **asked)
+    assert text == "Once upon" and ids == tokenizer.encode(text, add_special_tokens=False)
+    params = GREEDY.clone_with(stop_token_ids=[tokenizer.eos_token_id])
+    prompts = [TextPrompt(prompt=text), TokensPrompt(prompt_token_ids=tokenizer.encode(text))]
+    one, other = texts(llm, prompts, params)
+    assert one == other
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    assert pickle.loads(pickle.dumps((params, outputs))) == (params, outputs)
+    assert {"LLM", "SamplingParams"} <= set(dir(pagoda))
 
 
 def test_the_whole_vocabularys_logprobs(stories260k: Path) -> None:

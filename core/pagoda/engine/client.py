@@ -30,7 +30,7 @@ from pagoda.sampling.state import SamplingState
 from pagoda.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
-"""Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
+"""Text, token ids, a TextPrompt or a TokensPrompt."""
 
 
 class Client:

@@ -44,6 +44,10 @@ class Tokenizer:
         token = self.special_tokens.get("bos_token")
         return None if token is None else self.backend.token_to_id(token)
 
+    @property
+    def eos_token_id(self) -> int | None:
+        return self.eos_token_ids[0] if self.eos_token_ids else None
+
     @cached_property
     def longest_piece(self) -> int:
         """Characters of the longest token, the most that one token of a text can stand for."""
@@ -101,6 +105,27 @@ class Tokenizer:
         return render(
             template, messages, add_generation_prompt, tools, known, continue_final_message
         )
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        **variables: Any,
+    ) -> str | list[int]:
+        """``render_chat`` by transformers' name and defaults; its token ids with ``tokenize``."""
+        text = self.render_chat(
+            conversation,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            variables=variables,
+            continue_final_message=continue_final_message,
+        )
+        return self.encode(text, add_special_tokens=False) if tokenize else text
 
 
 class NoTokenizer(Tokenizer):
