@@ -27,7 +27,7 @@ LONG_PROMPT = 20_000
 
 
 class AsyncLLM:
-    """A model served to many callers of one event loop.  Make it with ``from_config``."""
+    """A model served to many callers of one event loop at a time.  Make it with ``from_config``."""
 
     def __init__(self, config: EngineConfig, process: EngineProcess):
         self.config = config
@@ -123,7 +123,14 @@ class AsyncLLM:
         self._process.close()
 
     def _listen(self) -> None:
-        """Start receiving, on the first request: only now is the event loop known."""
+        """Start receiving, on a loop's first request: only now is the event loop known."""
+        if (
+            self._receiver is not None
+            and self._receiver.get_loop() is not asyncio.get_running_loop()
+        ):
+            if not self._receiver.get_loop().is_closed():
+                raise PagodaError("this AsyncLLM serves another event loop", "another AsyncLLM")
+            self._receiver, self._compiling = None, asyncio.Lock()
         if self._receiver is None and self.dead_reason is None:
             self._socket = zmq.asyncio.Socket.shadow(self._process.socket)
             self._receiver = asyncio.create_task(self._receive(self._socket))

@@ -217,3 +217,21 @@ def test_a_killed_engine_fails_its_requests(stories260k: Path) -> None:
         asyncio.run(scenario())
     finally:
         llm.close()
+
+
+def test_one_event_loop_after_another(stories260k: Path) -> None:
+    llm = open_llm(stories260k / "hf")
+
+    async def ask() -> str:
+        return (await collect(llm, "again", GREEDY))[-1].outputs[0].text
+
+    async def elsewhere() -> None:
+        await ask()
+        with pytest.raises(PagodaError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, ask())
+
+    try:
+        assert asyncio.run(ask()) == asyncio.run(ask())
+        asyncio.run(elsewhere())
+    finally:
+        llm.close()
