@@ -90,7 +90,7 @@ def test_rows_and_threads_change_nothing(native: Any, level: str, name: str) -> 
     for rows in (1, 5, 13, 23, 26):
         few = torch.empty(rows, 352)
         packed.multiply(x[7 : 7 + rows], few)
-        if level == "amx" and name in ("bfloat16", "int8", "int4"):
+        if level == "amx" and name == "bfloat16":
             assert largest_error(few, found[0][7 : 7 + rows].double()) < 2e-2
         else:
             assert torch.equal(few, found[0][7 : 7 + rows]), rows
