@@ -27,13 +27,13 @@ struct VectorUnits : Mode {
     }
 };
 
-// Units of panels go to whoever is free: each is read from memory once.
+// A thread takes units of panels as they lie in memory: each is read once, in long runs.
 template <class Mode, class T>
 void run_rows(const Packed& packed, const Inputs& inputs, int64_t first, int64_t rows, T* out, const After<T>& after) {
     const int64_t panels = after.gated ? packed.panels / 2 : packed.panels, width = after.gated ? packed.outputs / 2 : packed.outputs;
     // Smaller units where there would be too few for the threads.
     const int unit = panels >= 2 * unit_panels * num_threads() ? unit_panels : 2;
-    parallel_each((panels + unit - 1) / unit, 1, [&](int64_t i, int) {
+    parallel_runs((panels + unit - 1) / unit, [&](int64_t i, int) {
         const int64_t panel = i * unit;
         const int count = int(std::min<int64_t>(unit, panels - panel));
         constexpr int64_t size = rows_at_once * tile_stride;

@@ -58,4 +58,35 @@ void parallel_each(int64_t count, int64_t unit, const F& f) {
     });
 }
 
+// The same, but each thread first takes a dense range of its own, from front to back, and then what others
+// have left of theirs: memory is read in long runs.
+template <class F>
+void parallel_runs(int64_t count, const F& f) {
+    struct alignas(64) Run {
+        std::atomic<int64_t> next;
+        int64_t end;
+    };
+    constexpr int64_t most = 64;
+    const int64_t runs = std::min<int64_t>({num_threads(), most, count});
+    if (runs <= 1) {
+        for (int64_t i = 0; i < count; ++i) f(i, 0);
+        return;
+    }
+    Run all[most];
+    for (int64_t i = 0; i < runs; ++i) {
+        all[i].next.store(count * i / runs, std::memory_order_relaxed);
+        all[i].end = count * (i + 1) / runs;
+    }
+    on_all_threads([&](int thread) {
+        for (int64_t i = 0; i < runs; ++i) {
+            Run& run = all[(thread + i) % runs];
+            for (;;) {
+                const int64_t at = run.next.fetch_add(1, std::memory_order_relaxed);
+                if (at >= run.end) break;
+                f(at, thread);
+            }
+        }
+    });
+}
+
 }  // namespace pagoda
