@@ -102,20 +102,20 @@ def cached(rows: int, length: int, kv_heads: int) -> tuple[Tensor, Tensor, np.nd
 
 
 def decodes(tiles: list[Tile]) -> Iterator[str]:
-    usual = tuning.decode_tile
+    usual = tuning.decode_cut
     for rows, length in ((256, 1024), (64, 768), (8, 4096), (1, 384)):
         cache, blocks, starts = cached(rows, length, 8)
         q, out = normal(rows, 32, SIZE), normal(rows, 32 * SIZE)
         lens = torch.full((rows,), length, dtype=torch.int32, device="cuda")
         start = torch.from_numpy(starts).cuda()
         for wanted in (None, *tiles):
-            use(decode, "decode_tile", usual, wanted)
+            use(decode, "decode_cut", usual, wanted and (wanted, 1))
             work = q, cache, out, lens, start, blocks, SIZE**-0.5
             seconds = median(decode.decode_attention, *work)
             rate = cache.nbytes / seconds / 1e12
             shape = f"{rows} rows x {length}, {wanted or 'usual tile'}"
             yield f"decode {shape}: {seconds * 1e6:.1f} us, {rate:.2f} TB/s"
-    use(decode, "decode_tile", usual, None)
+    use(decode, "decode_cut", usual, None)
 
 
 def prompts(tiles: list[Tile]) -> Iterator[str]:

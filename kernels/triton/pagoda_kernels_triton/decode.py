@@ -17,7 +17,7 @@ from pagoda_kernels_triton.scores import LOG2E, attend, capped, places_of
 from pagoda_kernels_triton.shared import Found
 from pagoda_kernels_triton.sizes import up_to_power_of_two
 from pagoda_kernels_triton.stored import as_stored
-from pagoda_kernels_triton.tuning import SHARES, decode_tile, num_splits, ordered, target_of
+from pagoda_kernels_triton.tuning import SHARES, decode_cut, ordered, target_of
 
 
 class Fresh(NamedTuple):
@@ -178,8 +178,9 @@ def decode_attention(
     kv_heads, block_size, head_size = cache.shape[2:]
     num_rows, heads = q.shape[:2]
     target = target_of(q.device)
-    splits = splits or num_splits(target, num_rows, kv_heads)
-    tile = decode_tile(target, head_size, q.element_size())
+    group = heads // kv_heads
+    tile, shares = decode_cut(target, head_size, q.element_size(), group, num_rows * kv_heads)
+    splits = splits or shares
     padded = max(16, up_to_power_of_two(head_size))
     parts = levels = arrived = out
     if splits > 1:
@@ -198,16 +199,16 @@ def decode_attention(
         *(q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)),
         *(cos.stride(0), out.stride(0), cache.stride(0)),
         KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
+        GROUP=group,
         HEAD=head_size,
         PADDED=padded,
         BLOCK=block_size,
-        ROWS=max(tile.rows, up_to_power_of_two(heads // kv_heads)),
+        ROWS=max(tile.rows, up_to_power_of_two(group)),
         KEYS=tile.keys,
         WINDOW=window or 0,
         SOFT_CAP=soft_cap or 0.0,
         SPLITS=splits,
-        JOINED=min(4, up_to_power_of_two(heads // kv_heads)),
+        JOINED=min(4, up_to_power_of_two(group)),
         FRESH=fresh is not None,
         ORDERED=order is not None and ordered(target, num_rows, kv_heads),
         SHARES=0 if shared is None else SHARES,

@@ -129,7 +129,7 @@ def rotate_and_store(
     cos, sin = angles if angles is not None else (q, q)
     q_norm, k_norm, epsilon = norms if norms is not None else (q, q, 0.0)
     kept = q_out if k_out is None else k_out
-    each = 4 if len(q) <= 64 else 8
+    each = 4 if len(q) <= 64 else 8 if len(q) <= 1024 else 32
     _rotate_and_store[(len(q), num_parts(heads + 2 * kv_heads, each))](
         *(q, k, v, q_out, kept, cache, slots, cos, sin, q_norm, k_norm, epsilon),
         *(q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)),

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from triton import knobs
 
-_INTERPRETED = bool(knobs.runtime.interpret)
+INTERPRETED = bool(knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,12 @@ def _asked(device: torch.device) -> Target:
 def overlaps(target: Target) -> bool:
     """Whether a launch may begin before the one ahead of it ends: NVIDIA's, from Hopper on."""
     number = target.arch.removeprefix("sm_")
-    return number.isdecimal() and int(number) >= 90 and not _INTERPRETED
+    return number.isdecimal() and int(number) >= 90 and not INTERPRETED
 
 
 def prefill_tile(target: Target, head_size: int, itemsize: int) -> Tile:
     """For queries of several tokens."""
     return _tile(_PREFILL, target, head_size, itemsize)
-
-
-def decode_tile(target: Target, head_size: int, itemsize: int) -> Tile:
-    """For queries of one token; ``rows`` is the least the matrix unit takes."""
-    return _tile(_DECODE, target, head_size, itemsize)
 
 
 def shared_tile(target: Target, head_size: int, itemsize: int) -> Tile:
@@ -171,11 +166,25 @@ def _row(target: Target) -> str:
     return _ALIKE.get(target.arch, target.arch)
 
 
-def num_splits(target: Target, rows: int, kv_heads: int) -> int:
-    """How many programs share one sequence's keys, so that a small batch fills the chip.  Few
-    different answers, for each is a kernel to compile."""
-    wanted = 3 * target.num_units // max(1, rows * kv_heads)
-    return 1 if wanted < 2 else 2 if wanted < 3 else 4 if wanted < 24 else 16
+_CUT_ON_HOPPER = ((1.0, 4, 8), (3.5, 5, 4), (4.0, 4, 2), (7.0, 5, 2), (float("inf"), 5, 1))
+"""Up to so many sequences a multiprocessor: stages, and programs that share a sequence's keys."""
+
+
+def decode_cut(
+    target: Target, head_size: int, itemsize: int, group: int, sequences: int
+) -> tuple[Tile, int]:
+    """For queries of one token: the tile, ``rows`` the least the matrix unit takes, and how many
+    programs share one sequence's keys, so that a small batch fills the chip.  group: heads that
+    share keys; sequences: rows times key heads.  Few different answers, for each is a kernel to
+    compile."""
+    units = target.num_units
+    small = itemsize == 2 and head_size <= 128 and group <= 16
+    if _row(target) == "sm_90" and small and 8 * sequences > units:
+        found = next(cut for cut in _CUT_ON_HOPPER if sequences <= cut[0] * units)
+        return Tile(16, 32, 1, found[1]), found[2]
+    wanted = 3 * units // max(1, sequences)
+    splits = 1 if wanted < 2 else 2 if wanted < 3 else 4 if wanted < 24 else 16
+    return _tile(_DECODE, target, head_size, itemsize), splits
 
 
 def ordered(target: Target, rows: int, kv_heads: int) -> bool:

@@ -168,7 +168,7 @@ def _multiply(half, out_ptr, stride_out, scale, where, shared, barriers, HEAD: g
         gl.store(out_ptr + at[:, None] + d[None, :], out, mask=(mine < left)[:, None])
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["num_tiles"])
 def _dense(
     q_desc, k_desc, v_desc, out_ptr,
     tiles_ptr,  # [tiles, 4] first token, tokens left, its position

@@ -71,9 +71,12 @@ def pagoda_settings(model: ModelInfo, devices: Sequence[DeviceInfo]) -> Mapping[
 def pagoda_create_runner(
     config: RunnerConfig, model: ModelInfo, devices: Sequence[DeviceInfo]
 ) -> ModelRunner:
+    from functools import partial
+
     import torch
 
     from pagoda_cuda.kernels import kernels_for
+    from pagoda_kernels_triton.ahead import compile_ahead
     from pagoda_torch.family import TorchFamily
     from pagoda_torch.gather_attention import GatherAttention
     from pagoda_torch.gpu.device import GpuDevice
@@ -90,6 +93,7 @@ def pagoda_create_runner(
         ops=ops,
         graphs=graphs,
         kv_dtypes=dtypes.FP8,
+        compile_ahead=partial(compile_ahead, device.device),
     )
     return TorchRunner(config, model, family)
 

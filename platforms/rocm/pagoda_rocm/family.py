@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 
 from pagoda.platform import Unavailable
 from pagoda_kernels_triton import tuning
+from pagoda_kernels_triton.ahead import compile_ahead
 from pagoda_rocm import arch
 from pagoda_torch.attention import AttentionSpec
 from pagoda_torch.family import TorchFamily
@@ -51,4 +53,5 @@ def make_family(index: int, dtype: str) -> TorchFamily:
         attention=[RocmAttention(device.device, dtype), GatherAttention()],
         ops=OPS,
         graphs=CudaGraphs(device.device),
+        compile_ahead=partial(compile_ahead, device.device),
     )

@@ -83,3 +83,10 @@ class TorchFamily:
     """What a linear layer's weights take once prepared, of their number and bytes each."""
     loaded: Callable[[], None] = lambda: None
     """Called once all weights lie where they will stay."""
+    compile_ahead: Callable[[Callable[[], None]], Callable[[], None]] = lambda steps: _nothing
+    """Runs steps for the kernels that they need alone, and has those compiled meanwhile; returns
+    what waits for them.  Where nothing is compiled, nothing is run."""
+
+
+def _nothing() -> None:
+    pass

@@ -124,6 +124,11 @@ class TorchRunner:
             )
             targets = model.weights()
             self._check_room(targets, free)
+            self._last_tokens = torch.zeros(  # one to spare, for rows that are padding
+                config.max_requests + 1, dtype=torch.int64, device=self.device.device
+            )
+            self._model = model
+            compiled = self.family.compile_ahead(self._rehearse)
             preparing = Preparing(self.context.linears, targets, self.family.prepares_parts)
             del targets
             load_weights(
@@ -132,10 +137,7 @@ class TorchRunner:
             )
             preparing.finish()
             self.family.loaded()
-            self._last_tokens = torch.zeros(  # one to spare, for rows that are padding
-                config.max_requests + 1, dtype=torch.int64, device=self.device.device
-            )
-        self._model = model
+            compiled()
 
     def _check_room(self, weights: Mapping[str, Tensor], free: int) -> None:
         """Before anything is read: the weights as they will be, and the cache of one request."""
@@ -251,10 +253,23 @@ class TorchRunner:
             )
 
     def warm_up(self) -> None:
-        """Run a prompt and a decode once: first calls are slow, and no request shall pay for it."""
-        longest = min(self.block_size, self.config.max_tokens, self.config.max_model_len - 1)
-        for context, query in ((0, longest), (longest - 1, 1)):
-            self.submit(trial_batch(context, query)).result()
+        """Run a prompt and decodes once: first calls are slow, and no request shall pay for it."""
+        config = self.config
+        longest = min(self.block_size, config.max_tokens, config.max_model_len - 1)
+        self.submit(trial_batch(0, longest)).result()
+        for rows in (1, 2)[: min(config.max_requests, config.max_tokens)]:
+            self.submit(trial_batch(longest - 1, 1, rows)).result()
+
+    def _rehearse(self) -> None:
+        """Steps like the first that there will be, of some prompts and of those that warm up."""
+        config = self.config
+        rows = min(2, config.max_requests, config.max_tokens)
+        query = min(96, config.max_tokens // rows, config.max_model_len)
+        num_blocks = -(-query // self.block_size)
+        self.init_kv_cache(num_blocks)
+        self.submit(trial_batch(0, query, rows, num_blocks, temperature=1.0)).result()
+        self.warm_up()
+        self._drop_cache()
 
     def submit(self, batch: ScheduledBatch) -> StepHandle:
         model = self._model

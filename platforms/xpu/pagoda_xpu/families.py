@@ -3,6 +3,7 @@ kernels that cannot run here are refused with what is missing."""
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -74,7 +75,14 @@ def _triton_family(device: TorchDevice, on_cpu: bool, graphs: XpuGraphs | None) 
     ):
         if find_spec(module) is None:
             raise Unavailable(missing, "PyTorch for XPU's own build of Triton")
+    from pagoda_kernels_triton.ahead import compile_ahead
     from pagoda_torch.triton.attention import TritonAttention
     from pagoda_torch.triton.ops import OPS
 
-    return TorchFamily(device=device, attention=[TritonAttention()], ops=OPS, graphs=graphs)
+    return TorchFamily(
+        device=device,
+        attention=[TritonAttention()],
+        ops=OPS,
+        graphs=graphs,
+        compile_ahead=partial(compile_ahead, device.device),
+    )

@@ -85,13 +85,13 @@ def cases() -> Iterator[Case]:
 
 def _attention(shape: Heads, quick: bool) -> Iterator[Case]:
     matrix = shape.dtype != torch.float32
-    for splits in (1, 16):
+    for rows in (1, 8, 256):  # each shared by other numbers of programs
         for fresh in (False, True):
             yield Case(
-                f"decode{', storing,' if fresh else ''} {shape}, {splits} splits",
-                lambda splits=splits, fresh=fresh: _decode(shape, splits, fresh),
+                f"decode{', storing,' if fresh else ''} {shape}, {rows} rows",
+                lambda rows=rows, fresh=fresh: _decode(shape, rows, fresh),
                 matrix,
-                quick and splits > 1 and fresh,
+                quick and rows == 8 and fresh,
                 shape,
             )
     yield Case(f"decode, sharing, {shape}", lambda: _sharing(shape), matrix, quick, shape)
@@ -105,12 +105,12 @@ def _ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
     return torch.zeros(shape, dtype=dtype)
 
 
-def _decode(shape: Heads, splits: int, fresh: bool) -> None:
-    q, k, v = _stacked(shape)
-    out = torch.empty((8, shape.heads * shape.size), dtype=shape.dtype)
-    where = _ints(8), _ints(8), _ints(64)
-    how = shape.size**-0.5, shape.window, shape.soft_cap, splits
-    stored = Fresh(k, v, _ints(8, dtype=torch.int64), *_extra(shape)) if fresh else None
+def _decode(shape: Heads, rows: int, fresh: bool) -> None:
+    q, k, v = _stacked(shape, rows)
+    out = torch.empty((rows, shape.heads * shape.size), dtype=shape.dtype)
+    where = _ints(rows), _ints(rows), _ints(64)
+    how = shape.size**-0.5, shape.window, shape.soft_cap, None
+    stored = Fresh(k, v, _ints(rows, dtype=torch.int64), *_extra(shape, rows)) if fresh else None
     decode_attention(q, shape.cache(), out, *where, *how, stored)
 
 
@@ -133,15 +133,15 @@ def _prefill(shape: Heads) -> None:
     prefill_attention(q, shape.cache(), out, *work)
 
 
-def _stacked(shape: Heads) -> tuple[Tensor, ...]:
+def _stacked(shape: Heads, rows: int = 8) -> tuple[Tensor, ...]:
     total = shape.heads + 2 * shape.kv_heads
-    qkv = torch.empty((8, total, shape.size), dtype=shape.dtype)
+    qkv = torch.empty((rows, total, shape.size), dtype=shape.dtype)
     return qkv.split([shape.heads, shape.kv_heads, shape.kv_heads], 1)
 
 
-def _extra(shape: Heads) -> tuple[Any, Any]:
+def _extra(shape: Heads, rows: int = 8) -> tuple[Any, Any]:
     """Angles and norms."""
-    cos, sin = torch.empty((8, 2, shape.size), dtype=shape.dtype).split(1, 1)
+    cos, sin = torch.empty((rows, 2, shape.size), dtype=shape.dtype).split(1, 1)
     return (cos, sin), (*torch.empty((2, shape.size), dtype=shape.dtype), 1e-6)
 
 

@@ -44,7 +44,7 @@ def test_too_much_shared_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_spills_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "decode_tile", lambda *_: Tile(16, 32, 4, 1))
+    monkeypatch.setattr(decode, "decode_cut", lambda *_: (Tile(16, 32, 4, 1), 1))
     with pretend("gfx1100") as driver:
         _decode(GEMMA, 1, False)
         found = resources(driver.launches[0].compiled, driver.chip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cache
 
@@ -21,12 +22,15 @@ class CudaGraphs:
     def __init__(self, device: torch.device):
         self.stream = _side_stream(device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.living: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
         self.recording = False  # what is launched now is launched to be replayed
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
+        if not self.living:  # a pool goes with the last that used it
+            self.pool = torch.cuda.graph_pool_handle()
         self.recording = True
         try:
             with torch.cuda.stream(self.stream):
@@ -39,5 +43,6 @@ class CudaGraphs:
                     graph.capture_end()
         finally:
             self.recording = False
+        self.living.add(graph)
         current.wait_stream(self.stream)
         return graph.replay, output
