@@ -60,8 +60,8 @@ def median(work: Callable[..., object], *arguments: object, **named: object) -> 
     return milliseconds / 1e3
 
 
-def use(module: ModuleType, name: str, usual: Callable[..., Tile], wanted: Tile | None) -> None:
-    """Have a kernel's launcher take this tile, or the usual one."""
+def use(module: ModuleType, name: str, usual: Callable[..., object], wanted: object) -> None:
+    """Have a kernel's launcher take this tile, or the usual one where it is None."""
     setattr(module, name, usual if wanted is None else lambda *_: wanted)
 
 

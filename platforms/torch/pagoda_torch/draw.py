@@ -95,7 +95,7 @@ def _least_kept(likely: Tensor, total: Tensor, limits: Limits) -> Tensor:
     """[S, 1] the weight of the last token that top_p keeps, from weights in falling order; 0 where
     top_p is off."""
     last = torch.searchsorted(likely.cumsum(-1), limits.share * total)
-    last = torch.minimum(last, (likely > 0).sum(-1, True) - 1)
+    last = torch.minimum(last, (likely > 0).sum(-1, True) - 1).clamp_(min=0)  # of NaN, none is
     return likely.gather(1, last).masked_fill_(limits.share >= 1, 0)
 
 
@@ -105,4 +105,5 @@ def _inverse(weights: Tensor, limits: Limits) -> Tensor:
     total = mass[:, -1:].contiguous()
     found = torch.searchsorted(mass, limits.uniform * total, right=True)
     # A product rounded up to the whole takes the last token that has any weight.
-    return torch.minimum(found, torch.searchsorted(mass, total))[:, 0]
+    found = torch.minimum(found, torch.searchsorted(mass, total))[:, 0]
+    return found.clamp_(max=mass.shape[-1] - 1)  # of NaN, beyond them all

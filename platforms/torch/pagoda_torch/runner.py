@@ -261,13 +261,14 @@ class TorchRunner:
             self.submit(trial_batch(longest - 1, 1, rows)).result()
 
     def _rehearse(self) -> None:
-        """Steps like the first that there will be, of some prompts and of those that warm up."""
+        """Steps like the first that there will be, of some prompts and of those that warm up; all
+        greedy, for what they compute is no number that a token could be drawn by."""
         config = self.config
         rows = min(2, config.max_requests, config.max_tokens)
         query = min(96, config.max_tokens // rows, config.max_model_len)
         num_blocks = -(-query // self.block_size)
         self.init_kv_cache(num_blocks)
-        self.submit(trial_batch(0, query, rows, num_blocks, temperature=1.0)).result()
+        self.submit(trial_batch(0, query, rows, num_blocks)).result()
         self.warm_up()
         self._drop_cache()
 

@@ -104,3 +104,22 @@ def test_the_last_token_with_mass_is_taken_at_the_very_end() -> None:
         one, np.zeros(1, np.int32), one, one * 0, almost, np.full(1, -1, np.int32)
     )
     assert sample(logits, batch, CpuDevice(1))[0].tolist() == [3]
+
+
+@pytest.mark.parametrize("device", [CpuDevice(1), Overlapping(1)], ids=["waits", "overlaps"])
+def test_a_row_of_nan_spoils_no_other(device: CpuDevice) -> None:
+    """Nor asks for a place that is none, which on a GPU would end every request."""
+    logits = torch.randn(2, 50)
+    logits[0] = float("nan")
+    batch = SamplingBatch(
+        temperature=np.ones(2, np.float32),
+        top_k=np.zeros(2, np.int32),
+        top_p=np.full(2, 0.9, np.float32),
+        min_p=np.zeros(2, np.float32),
+        uniform=np.full(2, 0.5, np.float32),
+        num_logprobs=np.full(2, -1, np.int32),
+    )
+    tokens, _ = sample(logits, batch, device)
+    assert 0 <= int(tokens[0]) < 50
+    kept = reference.kept_weights(logits[1].numpy(), 0, 0.9, 0.0)
+    assert kept[int(tokens[1])] > 0
