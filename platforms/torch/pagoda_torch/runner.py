@@ -253,16 +253,14 @@ class TorchRunner:
             )
 
     def warm_up(self) -> None:
-        """Run a prompt and decodes once: first calls are slow, and no request shall pay for it."""
-        config = self.config
-        longest = min(self.block_size, config.max_tokens, config.max_model_len - 1)
-        self.submit(trial_batch(0, longest)).result()
-        for rows in (1, 2)[: min(config.max_requests, config.max_tokens)]:
-            self.submit(trial_batch(longest - 1, 1, rows)).result()
+        """Run a prompt and a decode once: first calls are slow, and no request shall pay for it."""
+        longest = min(self.block_size, self.config.max_tokens, self.config.max_model_len - 1)
+        for context, query in ((0, longest), (longest - 1, 1)):
+            self.submit(trial_batch(context, query)).result()
 
     def _rehearse(self) -> None:
-        """Steps like the first that there will be, of some prompts and of those that warm up; all
-        greedy, for what they compute is no number that a token could be drawn by."""
+        """Steps like the first that there will be: prompts, what warms up, decodes of some rows.
+        All are greedy, for what they compute is no number that a token could be drawn by."""
         config = self.config
         rows = min(2, config.max_requests, config.max_tokens)
         query = min(96, config.max_tokens // rows, config.max_model_len)
@@ -270,6 +268,7 @@ class TorchRunner:
         self.init_kv_cache(num_blocks)
         self.submit(trial_batch(0, query, rows, num_blocks)).result()
         self.warm_up()
+        self.submit(trial_batch(query - 1, 1, rows, num_blocks)).result()
         self._drop_cache()
 
     def submit(self, batch: ScheduledBatch) -> StepHandle:
