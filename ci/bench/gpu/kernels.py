@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,8 +61,8 @@ def median(work: Callable[..., object], *arguments: object, **named: object) -> 
     return milliseconds / 1e3
 
 
-def use(module: ModuleType, name: str, usual: Callable[..., object], wanted: object) -> None:
-    """Have a kernel's launcher take this tile, or the usual one where it is None."""
+def use(module: ModuleType, name: str, usual: Callable[..., Tile], wanted: Tile | None) -> None:
+    """Have a kernel's launcher take this tile, or the usual one."""
     setattr(module, name, usual if wanted is None else lambda *_: wanted)
 
 
@@ -102,20 +103,26 @@ def cached(rows: int, length: int, kv_heads: int) -> tuple[Tensor, Tensor, np.nd
 
 
 def decodes(tiles: list[Tile]) -> Iterator[str]:
-    usual = tuning.decode_cut
+    name = "decode_cut"  # of what the launcher asks
+
+    def cut(*asked: Any, tile: Tile | None) -> tuple[Tile, int]:
+        """Of this tile, shared by as many programs as usual."""
+        usual, splits = tuning.decode_cut(*asked)
+        return tile or usual, splits
+
     for rows, length in ((256, 1024), (64, 768), (8, 4096), (1, 384)):
         cache, blocks, starts = cached(rows, length, 8)
         q, out = normal(rows, 32, SIZE), normal(rows, 32 * SIZE)
         lens = torch.full((rows,), length, dtype=torch.int32, device="cuda")
         start = torch.from_numpy(starts).cuda()
         for wanted in (None, *tiles):
-            use(decode, "decode_cut", usual, wanted and (wanted, 1))
+            setattr(decode, name, partial(cut, tile=wanted))
             work = q, cache, out, lens, start, blocks, SIZE**-0.5
             seconds = median(decode.decode_attention, *work)
             rate = cache.nbytes / seconds / 1e12
             shape = f"{rows} rows x {length}, {wanted or 'usual tile'}"
             yield f"decode {shape}: {seconds * 1e6:.1f} us, {rate:.2f} TB/s"
-    use(decode, "decode_cut", usual, None)
+    setattr(decode, name, tuning.decode_cut)
 
 
 def prompts(tiles: list[Tile]) -> Iterator[str]:

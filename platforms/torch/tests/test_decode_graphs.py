@@ -108,8 +108,8 @@ class Host:
         pass
 
 
-def make(folder: Path, graphs: Again | None) -> TorchRunner:
-    family = TorchFamily(device=Host(), attention=[RecordedGather()], graphs=graphs)
+def make(folder: Path, graphs: Again | None, **more: Any) -> TorchRunner:
+    family = TorchFamily(device=Host(), attention=[RecordedGather()], graphs=graphs, **more)
     config = RunnerConfig(dtype="float32", max_model_len=128, max_tokens=64, max_requests=6)
     runner = TorchRunner(config, read_model_info(folder / "hf"), family)
     runner.load()
@@ -158,6 +158,25 @@ def test_same_tokens_as_plain_steps(stories260k: Path, rows: int, temperature: f
         runner.close()
     assert found[0] == found[1]
     assert (graphs.recorded, graphs.replayed) == (1, 5)
+
+
+def test_rehearsed_steps_leave_nothing_behind(stories260k: Path) -> None:
+    """They run before there are weights, and are awaited once there are."""
+    done = []
+
+    def ahead(steps: Callable[[], None]) -> Callable[[], None]:
+        steps()
+        done.append("rehearsed")
+        return lambda: done.append("awaited")
+
+    found = []
+    for runner in (make(stories260k, Again(), compile_ahead=ahead), make(stories260k, None)):
+        handles = [runner.submit(step([[1, 10, 11], [1, 12]], [0, 0]))]
+        handles += [runner.submit(step([[-1], [-1]], [3 + i, 2 + i])) for i in range(5)]
+        found.append([handle.result().token_ids.tolist() for handle in handles])
+        runner.close()
+    assert done == ["rehearsed", "awaited"]
+    assert found[0] == found[1]
 
 
 def test_golden_tokens(stories260k: Path) -> None:
