@@ -86,9 +86,9 @@ def server(
 
 
 @pytest.fixture
-def fragile(stories260k: Path, tmp_path: Path) -> Iterator[Server]:
+def fragile(request: pytest.FixtureRequest, stories260k: Path, tmp_path: Path) -> Iterator[Server]:
     """A server to break: on the reference platform, quick to start."""
-    words = ["--device", "reference", "--dtype", "float32"]
+    words = ["--device", "reference", "--dtype", "float32", *getattr(request, "param", ())]
     server = Server(tmp_path / "log", str(stories260k / "hf"), *words)
     try:
         server.wait_until_ready()
@@ -316,6 +316,26 @@ def test_a_second_signal_stops_at_once(fragile: Server) -> None:
         assert fragile.process.wait(PATIENCE) == 128 + signal.SIGTERM
     log = fragile.log.read_text()
     assert "cut short" in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize("fragile", [["--shutdown-timeout", "0"]], indirect=True)
+def test_answers_that_the_end_cuts_off_are_told_so(fragile: Server) -> None:
+    fields = {"prompt": ["Once upon a time"] * 16, **LONG}
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(fragile.http.post, "/v1/completions", json={**fields, "stream": False})
+        while not fragile.http.get("/load").json()["server_load"]:
+            assert not whole.done()
+        with fragile.http.stream("POST", "/v1/completions", json=fields) as answer:
+            chunks = events(answer.iter_lines())
+            next(chunks)
+            fragile.process.send_signal(signal.SIGTERM)
+            *_, told, done = chunks
+    assert done == "[DONE]" and told["error"]["code"] == "server_stopped"
+    assert whole.result().status_code == 503
+    assert whole.result().json() == told
+    assert told["error"]["type"] == "service_unavailable_error"
+    assert fragile.process.wait(PATIENCE) == 0
+    assert "Traceback" not in fragile.log.read_text()
 
 
 def test_a_taken_port_is_told_before_the_model_is_looked_at(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pagoda.async_llm import AsyncLLM
 from pagoda.config import EngineConfig
 from pagoda.platform.errors import PagodaError
 from pagoda.server.app import create_app
+from pagoda.server.ending import CutOff
 from pagoda.server.settings import ServerSettings
 
 logger = logging.getLogger("pagoda.server")
@@ -105,7 +106,7 @@ async def _serve(llm: AsyncLLM, settings: ServerSettings, listener: socket.socke
 
 def _uvicorn_config(llm: AsyncLLM, settings: ServerSettings) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(llm, settings),
+        CutOff(create_app(llm, settings)),
         log_config=_log_config(settings),
         log_level=settings.log_level,
         access_log=not settings.disable_access_log,
@@ -120,18 +121,8 @@ def _uvicorn_config(llm: AsyncLLM, settings: ServerSettings) -> uvicorn.Config:
 
 
 def _log_config(settings: ServerSettings) -> dict[str, Any]:
-    """uvicorn's own, with our records beside its and without those that say nothing."""
+    """uvicorn's own, with our records beside its."""
     config = copy.deepcopy(LOGGING_CONFIG)
     ours = {"handlers": ["default"], "level": settings.log_level.upper(), "propagate": False}
     config["loggers"]["pagoda.server"] = ours
-    config["filters"] = {"failures": {"()": _Failures}}
-    config["loggers"]["uvicorn.error"]["filters"] = ["failures"]
     return config
-
-
-class _Failures(logging.Filter):
-    """Keeps requests that the server's end cuts short out of the log: they did not fail."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        kind = record.exc_info[0] if record.exc_info else None
-        return kind is None or not issubclass(kind, asyncio.CancelledError)

@@ -127,15 +127,18 @@ def json_response(answer: msgspec.Struct) -> Response:
 async def _events(
     first: msgspec.Struct, chunks: AsyncGenerator[msgspec.Struct, None]
 ) -> AsyncGenerator[bytes, None]:
-    yield _event(msgspec.json.encode(first))
+    yield event(msgspec.json.encode(first))
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
-                yield _event(msgspec.json.encode(chunk))
+                yield event(msgspec.json.encode(chunk))
     except Exception as error:
-        yield _event(explained(error).body())
-    yield _event(b"[DONE]")
+        yield event(explained(error).body())
+    yield LAST_EVENT
 
 
-def _event(data: bytes) -> bytes:
+def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
+
+
+LAST_EVENT = event(b"[DONE]")
