@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -33,7 +33,9 @@ class RequestOutputKind(Enum):
 
 
 class _KnownNames(msgspec.StructMeta):
-    """Makes an unknown keyword name its nearest match."""
+    """Makes an unknown keyword an InvalidValue that names its nearest match."""
+
+    within = ""  # what stands before a field's name in errors
 
     def __call__(cls, *args: Any, **fields: Any) -> Any:
         if args:
@@ -43,7 +45,7 @@ class _KnownNames(msgspec.StructMeta):
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-                raise InvalidValue(name, value, f"{cls.__name__} has no such field; {hint}")
+                raise InvalidValue(cls.within + name, value, f"unknown field; {hint}")
         return super().__call__(**fields)
 
 
@@ -55,6 +57,8 @@ class StructuredOutputsParams(
     forbid_unknown_fields=True,
 ):
     """What the output must look like: exactly one of json, regex, choice, grammar, json_object."""
+
+    within: ClassVar[str] = "structured_outputs."
 
     json: str | dict[str, Any] | bool | None = None  # a JSON schema
     regex: str | None = None

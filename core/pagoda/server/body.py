@@ -4,10 +4,11 @@ names what is wrong."""
 from __future__ import annotations
 
 import difflib
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, from_json
 
 from pagoda.server.errors import RequestError
@@ -103,11 +104,25 @@ def _refusal(error: ValidationError, schema: type[BaseModel], value: Any) -> Req
 
 
 def _unknown_field(first: ErrorDetails, param: str, schema: type[BaseModel]) -> RequestError:
-    hint = ""
-    if len(first["loc"]) == 1:
-        near = difflib.get_close_matches(param, schema.model_fields, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-    return RequestError(400, f"unknown field {param!r}{hint}", param=param, code="unknown_field")
+    *place, name = map(str, first["loc"])
+    known = _fields(schema, place)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"known are {', '.join(known)}" if place else "GET /openapi.json lists the known ones"
+    hint = f"did you mean {near[0]!r}?" if near else hint
+    message = f"{param}={_shown(first['input'])}: unknown field; {hint}"
+    return RequestError(400, message, param=param, code="unknown_field")
+
+
+def _fields(schema: type[BaseModel], place: list[str]) -> list[str]:
+    """The names that a request may use at ``place``, a way through objects within objects."""
+    for step in place:
+        hint = _named(schema)[step].annotation
+        schema = next(kind for kind in get_args(hint) if issubclass(kind, BaseModel))
+    return list(_named(schema))
+
+
+def _named(schema: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in schema.model_fields.items()}
 
 
 def _path(place: tuple[int | str, ...], value: Any) -> str:

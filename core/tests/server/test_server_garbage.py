@@ -99,7 +99,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
         "response_format.json_schema.schema",
     ),
     ({"structured_outputs": {}}, "structured_outputs"),
-    ({"structured_outputs": {"jason": {}}}, "jason"),
+    ({"structured_outputs": {"jason": {}}}, "structured_outputs.jason"),
     ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
     ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
     ({"guided_regex": ""}, "guided_regex"),
@@ -240,10 +240,35 @@ def test_bad_bodies(server: Any, path: str, body: dict[str, Any], status: int) -
     error_of(answer, status)
 
 
-def test_the_nearest_name_is_offered(server: Any) -> None:
-    error = error_of(server.complete("Hi", temprature=1), 400)
-    assert "did you mean 'temperature'?" in error["message"]
-    assert error["code"] == "unknown_field"
+SCHEMA = {"name": "n", "schema": {}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"temprature": 1}, "temprature=1: unknown field; did you mean 'temperature'?"),
+        ({"xyzzy": 1}, "xyzzy=1: unknown field; GET /openapi.json lists the known ones"),
+        (
+            {"structured_outputs": {"jsn": 5}},
+            "structured_outputs.jsn=5: unknown field; did you mean 'json'?",
+        ),
+        ({"structured_outputs": {"xyzzy": 5}}, "unknown field; known are json, regex, choice,"),
+        (
+            {"response_format": {"type": "json_object", "xyzzy": 5}},
+            "response_format.xyzzy=5: unknown field; known are type, json_schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {**SCHEMA, "shema": 5}}},
+            "response_format.json_schema.shema=5: unknown field; did you mean 'schema'?",
+        ),
+    ],
+)
+def test_an_unknown_field_is_told_with_its_value_and_a_remedy(
+    server: Any, fields: dict[str, Any], said: str
+) -> None:
+    error = error_of(server.complete("Hi", **fields), 400)
+    assert said in error["message"] and "Params" not in error["message"]
+    assert said.startswith(error["param"]) or "xyzzy" in error["param"]
 
 
 @pytest.mark.parametrize(
