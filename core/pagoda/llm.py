@@ -8,7 +8,7 @@ import numbers
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
@@ -16,11 +16,31 @@ from pagoda.config import make_config
 from pagoda.engine.client import Client, Prompt
 from pagoda.engine.startup import open_engine
 from pagoda.outputs import RequestOutput
-from pagoda.platform.errors import EngineDead, InvalidValue
+from pagoda.platform.errors import EngineDead, InvalidValue, UnsupportedFeature
 from pagoda.sampling.params import RequestOutputKind, SamplingParams
 from pagoda.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
+
+GENERATES = "another engine for embeddings, classes and scores; Pagoda only generates"
+NOT_OFFERED = {
+    **dict.fromkeys(("encode", "embed", "classify", "score", "reward", "token_embed"), GENERATES),
+    "beam_search": "generate with n=... and logprobs=0, ranked by cumulative_logprob",
+    **dict.fromkeys(("sleep", "wake_up"), "close(), and a new LLM later"),
+    "reset_prefix_cache": "prompts with a cache_salt, which share nothing with those before",
+    "set_tokenizer": "LLM(tokenizer=...)",
+    "get_metrics": "each output's metrics, or /metrics of `pagoda serve`",
+    **dict.fromkeys(("start_profile", "stop_profile"), "a profiler around the program"),
+    **dict.fromkeys(
+        ("collective_rpc", "apply_model"), "a platform of your own, which has its models in hand"
+    ),
+    "llm_engine": "the LLM itself; AsyncLLM takes single requests under way",
+}
+"""What vLLM's LLM has and ours has not, each with what to use instead."""
+
+
+class NotOffered(UnsupportedFeature, AttributeError):
+    """A method of vLLM's LLM that Pagoda does not have; ``hasattr`` finds it absent."""
 
 
 class LLM:
@@ -110,6 +130,14 @@ class LLM:
     def get_default_sampling_params(self) -> SamplingParams:
         """The model's own defaults, from its generation_config.json."""
         return SamplingParams(**self.client.default_sampling)
+
+    if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Only asked for names that are not there."""
+            if name in NOT_OFFERED:
+                raise NotOffered(f"LLM.{name} is not supported", NOT_OFFERED[name])
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def close(self) -> None:
         """Free the device.  May be called more than once."""

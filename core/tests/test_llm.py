@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pagoda
+import pagoda.llm
 from pagoda import (
     LLM,
     PagodaError,
@@ -207,3 +207,12 @@ def test_wishes_that_leave_no_token_are_refused_at_once(llm: LLM, wishes: Any, f
     with pytest.raises(InvalidValue, match=rf"^{field}=.*no token is left"):
         llm.generate("Once", GREEDY.clone_with(**wishes), use_tqdm=False)
     assert llm.engine.requests == {} and llm.client.num_sequences == 0
+
+
+def test_what_vllm_has_besides_is_told_with_what_to_use_instead(llm: LLM) -> None:
+    for name in pagoda.llm.NOT_OFFERED:
+        with pytest.raises(PagodaError, match=f"LLM.{name} is not supported. Try: "):
+            getattr(llm, name)
+        assert not hasattr(llm, name)
+    with pytest.raises(AttributeError, match="'LLM' object has no attribute 'genrate'"):
+        llm.genrate("Once")  # type: ignore[attr-defined]
