@@ -55,6 +55,13 @@ def test_commands_and_options_exist(document: Path) -> None:
             assert not [option for option in mine if option not in help_of_the_kit()], line
 
 
+def test_what_is_in_ci_is_listed_there() -> None:
+    there = [path for path in (ROOT / "ci").iterdir() if path.suffix in (".sh", ".py", "")]
+    names = [f"`{path.name}{'/' * path.is_dir()}`" for path in there if path.name[0].isalpha()]
+    text = (ROOT / "ci" / "README.md").read_text()
+    assert names and not [name for name in names if name not in text]
+
+
 def test_the_guide_knows_the_contract() -> None:
     text = GUIDE.read_text()
     hooks = set(re.findall(r"`(pagoda_[a-z_]+)`", text)) - {"pagoda_abacus"}
