@@ -43,6 +43,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.positional = positional
+        self.source = ""  # where the words to be parsed come from, for errors
         self.explain: Callable[[str], str] = lambda option: ""  # knows more about unknown options
         self.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
 
@@ -59,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n(`{self.prog} --help` lists the options)\n")
+        self.exit(2, f"error: {self.source}{message}\n(`{self.prog} --help` lists the options)\n")
 
     def explain_unknown(self, word: str) -> str:
         """What to say about an argument that nobody took."""
@@ -81,13 +82,15 @@ class Parser(argparse.ArgumentParser):
 
 
 class Several(argparse.Action):
-    """Several values after one flag, added up; the last one of them is noted with its flag in
-    ``namespace.last_of_several``, since it may have been meant as a positional argument."""
+    """Several values after one flag, added up to a list, in place of a tuple that stood there; the
+    last one of them is noted with its flag in ``namespace.last_of_several``, since it may have been
+    meant as a positional argument."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None
     ) -> None:
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
         if len(values) > 1:
             namespace.last_of_several = flag, values[-1]
 
