@@ -161,6 +161,22 @@ def test_prompt_logprobs_by_echo(client: openai.OpenAI) -> None:
     assert all(p <= 0 for p in scores.token_logprobs[1:])
 
 
+def test_special_tokens_in_an_echoed_prompt_count_as_they_stand_there(
+    client: openai.OpenAI,
+) -> None:
+    prompt = "Once</s>upon a time"
+    answer = client.completions.create(
+        model="stories", prompt=prompt, max_tokens=2, echo=True, logprobs=0, temperature=0
+    )
+    (choice,) = answer.choices
+    scores = choice.logprobs
+    assert scores is not None and scores.tokens is not None and scores.text_offset is not None
+    begun = [(start, token) for start, token in zip(scores.text_offset, scores.tokens) if token]
+    assert begun[0] == (0, "<s>") and (4, "</s>") in begun  # the first was added
+    for start, token in begun[1:]:
+        assert choice.text[start:].startswith((token, token.lstrip())), (start, token)
+
+
 def test_structured_output(client: openai.OpenAI) -> None:
     schema: dict[str, object] = {
         "type": "object",

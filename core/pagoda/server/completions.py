@@ -30,6 +30,10 @@ async def create(request: Request) -> Response:
     prompts = [await _tokens(served, wanted, prompt) for prompt in wanted.prompt]
     params = [_params(served, wanted, ids) for ids in prompts]
     answer = _Answer(served, wanted, model, new_id("cmpl", request, wanted), prompts, params)
+    if wanted.echo and wanted.logprobs is not None:
+        for i, prompt in enumerate(wanted.prompt):
+            if isinstance(prompt, str) and wanted.truncate_prompt_tokens is None:
+                answer.starts[i] = await served.text_starts(prompt, wanted.add_special_tokens)
     if wanted.stream:
         return await answer_events(request, answer.chunks())
     return await answer_whole(request, answer.whole())
@@ -81,6 +85,7 @@ class _Answer:
         self.created = int(time.time())
         self.texts = served.texts(wanted.return_tokens_as_token_ids)
         self.tally = Tally()
+        self.starts: dict[int, list[int]] = {}  # of the tokens of prompts echoed as they came
         self.offsets: dict[int, logprobs.Offsets] = {}  # of the choices that have begun
 
     def outputs(self) -> Outputs:
@@ -140,9 +145,7 @@ class _Answer:
         index = which * self.params[which].n + part.index
         first = index not in self.offsets
         if first:
-            before = () if wanted.echo else self.prompts[which]
-            skip = self.params[which].skip_special_tokens
-            self.offsets[index] = logprobs.Offsets(self.served.tokenizer.text_stream(before, skip))
+            self.offsets[index] = self._offsets(which)
         text, token_ids, scores = part.text, part.token_ids, part.logprobs
         if wanted.scores_only:
             text, token_ids, scores = "", [], [] if scores is not None else None
@@ -169,6 +172,13 @@ class _Answer:
             choice.token_ids = list(token_ids)
             choice.prompt_token_ids = self.prompts[which] if first else UNSET
         return choice
+
+    def _offsets(self, which: int) -> logprobs.Offsets:
+        starts = self.starts.get(which, [])
+        before = self.prompts[which] if starts or not self.wanted.echo else ()
+        skip = self.params[which].skip_special_tokens
+        text = self.served.tokenizer.text_stream(before, skip)
+        return logprobs.Offsets(text, starts, len(self._prompt_text(which)) if starts else 0)
 
     def _prompt_text(self, which: int) -> str:
         """The prompt as it was sent; token ids, or what truncation left, as text."""

@@ -34,14 +34,19 @@ class TokenTexts:
 
 
 class Offsets:
-    """Where in a growing text its tokens begin."""
+    """Where in a growing text its tokens begin: the first ones at ``starts``, those that ``text``
+    spells from character ``end`` on."""
 
-    def __init__(self, text: TextStream):
+    def __init__(self, text: TextStream, starts: Sequence[int] = (), end: int = 0):
         self._text = text
-        self._end = 0
+        self._starts = iter(starts)
+        self._end = end
 
     def of_next(self, token: int) -> int:
-        start = self._end
+        known = next(self._starts, None)
+        if known is not None:
+            return known
+        start = self._end + len(self._text.likely())
         self._end += len(self._text.push(token))
         return start
 

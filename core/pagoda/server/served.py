@@ -61,6 +61,12 @@ class ServedModel:
             self.tokenizer.encode, text, add_special_tokens=add_special_tokens
         )
 
+    async def text_starts(self, text: str, add_special_tokens: bool) -> list[int]:
+        find = self.tokenizer.text_starts
+        if len(text) < LONG_TEXT:
+            return find(text, add_special_tokens)
+        return await asyncio.to_thread(find, text, add_special_tokens)
+
     def check_count(self, num_prompts: int, n: int | None) -> None:
         """Refuse more sequences in one request than could ever be queued."""
         wanted = num_prompts * (n or 1)

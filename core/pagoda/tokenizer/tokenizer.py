@@ -68,6 +68,25 @@ class Tokenizer:
         except TypeError as error:
             raise InvalidValue("prompt", text, "must be a string of Unicode text") from error
 
+    def text_starts(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Where in ``text`` each token of its encoding begins.  Special tokens that stand there
+        literally are a part of it, those that were added are not."""
+        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        stream = self.text_stream((), skip_special_tokens=False)
+        starts, spelled = [], ""
+        for token_id, added in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
+            starts.append(len(spelled + stream.likely()))
+            spelled += "" if added else stream.push(token_id)
+        if spelled + stream.flush() == text:
+            return starts
+        # Spelled otherwise, say with a blank in front; the tokenizer's own account, which it may
+        # trim of blanks where it spells texts as they are.
+        end = 0
+        for i, (start, stop) in enumerate(encoding.offsets):
+            added = encoding.special_tokens_mask[i]
+            starts[i], end = (end, end) if added else (start, stop)
+        return starts
+
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text; ids beyond the vocabulary spell nothing.  Raises InvalidValue for what is no id."""
         try:

@@ -54,6 +54,9 @@ class FakeTokenizer:
         ids = [byte + FIRST_BYTE for byte in text.encode()]
         return [BOS, *ids] if add_special_tokens else ids
 
+    def text_starts(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [*([0] if add_special_tokens else []), *range(len(text))]
+
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         text = bytes(i - FIRST_BYTE for i in ids if i >= FIRST_BYTE).decode("utf-8", "replace")
         special = "" if skip_special_tokens else "<s>" * ids.count(BOS) + "</s>" * ids.count(EOS)
@@ -63,7 +66,9 @@ class FakeTokenizer:
         return self.decode([token_id], skip_special_tokens=False)
 
     def text_stream(self, before: Sequence[int], skip_special_tokens: bool) -> SimpleNamespace:
-        return SimpleNamespace(push=lambda token: self.decode([token], skip_special_tokens))
+        return SimpleNamespace(
+            push=lambda token: self.decode([token], skip_special_tokens), likely=lambda: ""
+        )
 
     def render_chat(self, messages: list[dict[str, Any]], **given: Any) -> str:
         self.rendered = {"messages": messages, **given}
