@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -41,14 +42,16 @@ Activation activation_of(const std::string& name) {
 // One matrix, packed for this level; products with it are called every layer of every step.
 class Matrix {
 public:
-    Matrix(const std::vector<Array>& parts, const std::string& format) : packed_(empty(parts, format)) {
+    Matrix(const std::vector<Array>& parts, const std::string& format) {
+        const int64_t outputs = total_outputs(parts);
+        const Weight weight = weight_of(format);
         std::vector<Rows> rows;
         for (const Array& part : parts) {
             const Weight source = kind(part) == Kind::f32 ? Weight::f32 : kind(part) == Kind::bf16 ? Weight::bf16 : Weight::fp16;
             rows.push_back({part.data(), int64_t(part.shape(0)), part.stride(0), source});
         }
         nb::gil_scoped_release release;
-        pack(packed_, rows);
+        packed_ = pack(weight, outputs, int64_t(parts[0].shape(1)), rows);
     }
 
     void multiply(const Array& x, const Array& out, const std::optional<Array>& bias, const std::string& activation,
@@ -61,50 +64,50 @@ public:
             T* to = data<T>(out);
             const int64_t rows = int64_t(x.shape(0));
             nb::gil_scoped_release release;
-            product(packed_, from, rows, to, after);
+            product(*packed_, from, rows, to, after);
         });
     }
 
     void multiply_normed(const Array& x, const std::optional<Array>& residual, const Array& gain, double epsilon,
                          const Array& out, const std::optional<Array>& bias, const std::string& activation, bool gated) const {
         check_product(x, out, bias, gated);
-        if (residual) check(*residual, packed_.inputs, "residual");
+        if (residual) check(*residual, packed_->inputs, "residual");
         require(!residual || (residual->shape(0) == x.shape(0) && kind(*residual) == kind(x)), "residual must be like x");
-        require(gain.ndim() == 1 && int64_t(gain.shape(0)) == packed_.inputs && contiguous(gain) && kind(gain) == kind(x),
+        require(gain.ndim() == 1 && int64_t(gain.shape(0)) == packed_->inputs && contiguous(gain) && kind(gain) == kind(x),
                 "gain must be [inputs], of x's dtype");
         with_float(kind(x), "x", [&](auto type) {
             using T = decltype(type);
             const After<T> after{bias ? data<const T>(*bias) : nullptr, activation_of(activation), gated};
             const T *from = data<const T>(x), *scales = data<const T>(gain);
             T *sums = residual ? data<T>(*residual) : nullptr, *to = data<T>(out);
-            const int64_t rows = int64_t(x.shape(0)), size = packed_.inputs;
+            const int64_t rows = int64_t(x.shape(0)), size = packed_->inputs;
             nb::gil_scoped_release release;
             T* normed = static_cast<T*>(scratch(slot_normed, size_t(rows * size) * sizeof(T)));
             norm_rows(from, sums, scales, normed, rows, size, float(epsilon));
-            product(packed_, normed, rows, to, after);
+            product(*packed_, normed, rows, to, after);
         });
     }
 
     void take_rows(const Array& ids, const Array& out) const {
-        check(out, packed_.inputs, "out");
+        check(out, packed_->inputs, "out");
         require(kind(ids) == Kind::int64 && ids.ndim() == 1 && contiguous(ids) && ids.shape(0) == out.shape(0),
                 "ids must be int64 [rows of out]");
         const int64_t count = int64_t(ids.shape(0)), *from = data<const int64_t>(ids);
-        for (int64_t i = 0; i < count; ++i) require(from[i] >= 0 && from[i] < packed_.outputs, "an id is out of range");
+        for (int64_t i = 0; i < count; ++i) require(from[i] >= 0 && from[i] < packed_->outputs, "an id is out of range");
         with_float(kind(out), "out", [&](auto type) {
             auto* to = data<decltype(type)>(out);
             nb::gil_scoped_release release;
-            parallel_each(count, 8, [&](int64_t i, int) { unpack_row(packed_, from[i], to + i * packed_.inputs); });
+            parallel_each(count, 8, [&](int64_t i, int) { unpack_row(*packed_, from[i], to + i * packed_->inputs); });
         });
     }
 
-    size_t num_bytes() const { return size_t(packed_.panels) * packed_.panel_bytes; }
-    int64_t outputs() const { return packed_.outputs; }
-    int64_t inputs() const { return packed_.inputs; }
-    bool gates() const { return can_gate(packed_); }
+    size_t num_bytes() const { return size_t(packed_->panels) * packed_->panel_bytes; }
+    int64_t outputs() const { return packed_->outputs; }
+    int64_t inputs() const { return packed_->inputs; }
+    bool gates() const { return can_gate(*packed_); }
 
 private:
-    static Packed empty(const std::vector<Array>& parts, const std::string& format) {
+    static int64_t total_outputs(const std::vector<Array>& parts) {
         require(!parts.empty(), "a weight has at least one part");
         int64_t outputs = 0;
         for (const Array& part : parts) {
@@ -115,15 +118,15 @@ private:
             require(part.shape(1) == 1 || part.stride(1) == 1, "a row of the weight must be dense");
             outputs += int64_t(part.shape(0));
         }
-        return Packed(weight_of(format), outputs, int64_t(parts[0].shape(1)));
+        return outputs;
     }
 
     void check_product(const Array& x, const Array& out, const std::optional<Array>& bias, bool gated) const {
-        check(x, packed_.inputs, "x");
-        check(out, gated ? packed_.outputs / 2 : packed_.outputs, "out");
+        check(x, packed_->inputs, "x");
+        check(out, gated ? packed_->outputs / 2 : packed_->outputs, "out");
         require(x.shape(0) == out.shape(0) && kind(x) == kind(out), "x and out differ in rows or dtype");
-        require(!gated || can_gate(packed_), "the halves of a gated weight must be multiples of 16");
-        require(!bias || (bias->ndim() == 1 && int64_t(bias->shape(0)) == packed_.outputs && contiguous(*bias) && kind(*bias) == kind(x)),
+        require(!gated || can_gate(*packed_), "the halves of a gated weight must be multiples of 16");
+        require(!bias || (bias->ndim() == 1 && int64_t(bias->shape(0)) == packed_->outputs && contiguous(*bias) && kind(*bias) == kind(x)),
                 "bias must be [outputs], of x's dtype");
     }
 
@@ -134,7 +137,7 @@ private:
 
     static constexpr int slot_normed = 3;  // free between calls of attention
 
-    Packed packed_;
+    std::unique_ptr<const Packed> packed_;
 };
 
 Binding bind_linear([](nb::module_& m) {

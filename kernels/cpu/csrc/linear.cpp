@@ -24,6 +24,10 @@ struct VectorUnits : Mode {
 
     static void unit(const Packed& packed, const Inputs& x, int64_t panel, int count, int64_t row, int rows, float* sums) {
         unit_product<Mode>(packed, x, panel, count, row, rows, sums);
+#if defined(PAGODA_AVX2)
+        if constexpr (std::is_same<Mode, Bf12Mode>::value)
+            for (int i = 0; i < count; ++i) add_odd<Mode::rows>(packed, panel + i, x, row, rows, sums + i * panel_width, tile_stride);
+#endif
     }
 };
 
@@ -80,6 +84,11 @@ void product(const Packed& packed, const T* x, int64_t rows, T* out, const After
         case Weight::fp16: return run<VectorUnits<FloatMode<fp16>>>(packed, x, rows, out, after);
         case Weight::bf16:
             return run_or_tiles<Weight::bf16, Bf16Mode>(packed, x, rows, out, after, rows_for_bf16_tiles);
+        case Weight::bf12:
+#if defined(PAGODA_AVX2)
+            run<VectorUnits<Bf12Mode>>(packed, x, rows, out, after);
+#endif
+            return;
         case Weight::int8:
             return run_or_tiles<Weight::int8, Int8Mode>(packed, x, rows, out, after, rows_for_int8_tiles);
         case Weight::int4:

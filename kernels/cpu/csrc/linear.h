@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "memory.h"
@@ -12,7 +13,8 @@
 
 namespace pagoda::linear {
 
-enum class Weight { f32, bf16, fp16, int8, int4 };
+// bf12: bf16 in 12 bits each, the same numbers (linear_bf12.h).
+enum class Weight { f32, bf16, fp16, int8, int4, bf12 };
 
 // What the rows of a product are turned into first.
 enum class Activation { none, silu, gelu, gelu_tanh, relu };
@@ -29,6 +31,11 @@ constexpr int bf16_step = 2, int8_step = 4, int8_zero = 128;
 constexpr int bf16_step = 1, int8_step = 2, int8_zero = 0;
 #endif
 constexpr int int4_zero = 8;
+#if defined(PAGODA_AVX2)
+constexpr bool has_bf12 = true;  // other levels are not measured yet
+#else
+constexpr bool has_bf12 = false;
+#endif
 
 struct Packed {
     Packed(Weight weight, int64_t outputs, int64_t inputs);
@@ -59,6 +66,7 @@ constexpr int64_t input_bytes(Weight weight) {
         case Weight::bf16:
         case Weight::fp16: return panel_width * 2;
         case Weight::int8: return panel_width;
+        case Weight::bf12: return panel_width * 3 / 2;
         default: return panel_width / 2;
     }
 }
@@ -80,8 +88,8 @@ struct Rows {
     Weight format;
 };
 
-// The parts lie one behind the other along the outputs.
-void pack(Packed& to, const std::vector<Rows>& parts);
+// The parts lie one behind the other along the outputs.  bf16 becomes bf12 where that is faster and holds the numbers.
+std::unique_ptr<const Packed> pack(Weight weight, int64_t outputs, int64_t inputs, const std::vector<Rows>& parts);
 
 // One row of the matrix as it was packed, to [inputs] numbers.
 template <class T>

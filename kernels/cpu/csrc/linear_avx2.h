@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "linear_bf12.h"
 #include "linear_tiles.h"
 
 namespace pagoda::linear {
@@ -15,6 +16,70 @@ inline __m256i all_i32(const void* p) {
     std::memcpy(&x, p, 4);
     return _mm256_set1_epi32(x);
 }
+
+// sum += a * b.  Assembly, for GCC makes some results of others' registers, and has too few for the sums.
+PAGODA_INLINE inline void add_product(__m256& sum, __m256 a, __m256 b) { __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+
+// Weights of 12 bits, widened in registers for rows of one tile, and for more once for all that pass.
+struct Bf12Mode : FloatMode<bf16> {
+    struct Stored {};
+    static constexpr int expands_from = rows + 1;
+    static constexpr int panels(int r) { return r == 1 ? 4 : 1; }
+
+    // f(input, its first and last eight numbers) for eight inputs.
+    template <class F>
+    PAGODA_INLINE static void each_input(const char* from, __m256i table, const F& f) {
+        const __m256i zero = _mm256_setzero_si256();
+        unrolled<4>([&](auto pair) PAGODA_INLINE {
+            __m256i names = load_i(from + 128 + pair / 2 * 32);
+            if constexpr (pair % 2 == 1) names = _mm256_srli_epi16(names, 4);
+            const __m256i low = load_i(from + pair * 32), high = _mm256_shuffle_epi8(table, _mm256_and_si256(names, _mm256_set1_epi8(15)));
+            unrolled<2>([&](auto i) PAGODA_INLINE {
+                const __m256i words = i == 0 ? _mm256_unpacklo_epi8(low, high) : _mm256_unpackhi_epi8(low, high);
+                const __m256i first = _mm256_unpacklo_epi16(zero, words), last = _mm256_unpackhi_epi16(zero, words);
+                f(std::integral_constant<int, pair * 2 + i>{}, _mm256_castsi256_ps(first), _mm256_castsi256_ps(last));
+            });
+        });
+    }
+
+    static void expand(const Packed& packed, int64_t panel, int64_t begin, int64_t end, float* to) {
+        const Bf12Panel own(packed, panel);
+        const __m256i table = load_i(own.table());
+        const char* from = own.inputs(begin);
+        for (int64_t k = begin; k < end; k += bf12_inputs, from += bf12_bytes)
+            each_input(from, table, [&](auto, __m256 first, __m256 last) PAGODA_INLINE {
+                _mm256_storeu_ps(to, first);
+                _mm256_storeu_ps(to + 8, last);
+                to += panel_width;
+            });
+    }
+
+    template <int R, int P, class E>
+    static void tile(const Tile& t) {
+        if constexpr (std::is_same<E, float>::value) return FloatMode<bf16>::tile<R, P, float>(t);
+        constexpr int N = P * 2;
+        const float* x = t.x.template row<float>(t.row);
+        const char* from = Bf12Panel(t.packed, t.panel).inputs(0);
+        __m256 sums[R * N];
+        __m256i tables[P];
+        unrolled<P>([&](auto p) PAGODA_INLINE { tables[p] = load_i(Bf12Panel(t.packed, t.panel + p).table()); });
+        unrolled<R * N>([&](auto i) PAGODA_INLINE { sums[i] = _mm256_loadu_ps(t.sums + i / N * tile_stride + i % N * 8); });
+        for (int64_t k = 0; k < t.end; k += bf12_inputs, x += bf12_inputs * R, from += bf12_bytes) {
+            unrolled<P>([&](auto p) PAGODA_INLINE {
+                const char* own = from + p * t.panel_stride;
+                unrolled<3>([&](auto i) PAGODA_INLINE { __builtin_prefetch(own + fetch_ahead + i * 64); });
+                each_input(own, tables[p], [&](auto input, __m256 first, __m256 last) PAGODA_INLINE {
+                    unrolled<R>([&](auto r) PAGODA_INLINE {
+                        const __m256 number = _mm256_broadcast_ss(x + input * R + r);
+                        add_product(sums[r * N + p * 2], number, first);
+                        add_product(sums[r * N + p * 2 + 1], number, last);
+                    });
+                });
+            });
+        }
+        unrolled<R * N>([&](auto i) PAGODA_INLINE { _mm256_storeu_ps(t.sums + i / N * tile_stride + i % N * 8, sums[i]); });
+    }
+};
 
 // sum += products of 16-bit pairs.  Assembly, for GCC puts all the products first and the sums that have
 // no register left into memory.

@@ -1,7 +1,10 @@
 // Packing of weights, rounding included, and the way back for embeddings.
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstring>
 
-#include "linear.h"
+#include "linear_bf12.h"
 #include "pool.h"
 #include "vec.h"
 
@@ -12,6 +15,7 @@ int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 int64_t padded_inputs(Weight weight, int64_t inputs) {
     switch (weight) {
+        case Weight::bf12: return round_up(inputs, bf12_inputs);
         case Weight::bf16: return bf16_step == 1 ? inputs : round_up(inputs, 32);
         case Weight::int8:
         case Weight::int4: return round_up(inputs, 64);
@@ -19,7 +23,8 @@ int64_t padded_inputs(Weight weight, int64_t inputs) {
     }
 }
 
-size_t bytes_of_scales(Weight weight, int64_t depth) {
+size_t bytes_beside(Weight weight, int64_t depth) {
+    if (weight == Weight::bf12) return size_t(bf12_head(depth));
     if (weight == Weight::int8) return panel_width * sizeof(float);
     if (weight == Weight::int4) return size_t(round_up(depth, group_int4) / group_int4) * panel_width * sizeof(bf16);
     return 0;
@@ -127,7 +132,51 @@ void store_panel(const Packed& to, int64_t index, const float* rows) {
         case Weight::int4:
             return store_int4(reinterpret_cast<uint8_t*>(panel),
                               reinterpret_cast<bf16*>(panel + to.scales_at), rows, to.depth);
+        case Weight::bf12: return;  // store_bf12
     }
+}
+
+// The sixteen high bytes that are most of a panel's, by magnitude; `names` says which one is where, or 16.
+void choose_table(const uint16_t* bits, int64_t count, uint8_t* table, uint8_t* names) {
+    uint32_t found[256] = {};
+    const int64_t step = count < 8192 ? 1 : 3;  // enough to choose by
+    for (int64_t i = 0; i < count; i += step) ++found[bits[i] >> 8];
+    uint8_t all[256];
+    for (int i = 0; i < 256; ++i) all[i] = uint8_t(i);
+    std::partial_sort(all, all + 16, all + 256, [&](uint8_t a, uint8_t b) { return found[a] != found[b] ? found[a] > found[b] : a < b; });
+    std::sort(all, all + 16, [](uint8_t a, uint8_t b) { return (a & 0x7f) != (b & 0x7f) ? (a & 0x7f) < (b & 0x7f) : a < b; });
+    std::memset(names, 16, 256);
+    for (int i = 0; i < 16; ++i) table[i] = table[16 + i] = all[i], names[all[i]] = uint8_t(i);
+}
+
+// bits: [16][depth].  False where more are odd than there is room for.
+bool store_bf12(const Packed& to, int64_t index, const uint16_t* bits) {
+    const Bf12Panel panel(to, index);
+    const int64_t depth = to.depth, capacity = odd_capacity(depth);
+    uint8_t names[256];
+    choose_table(bits, depth * panel_width, panel.table(), names);
+    const int64_t outputs = to.outputs - index * panel_width;
+    int64_t num_odd = 0;
+    for (int64_t k = 0; k < depth; k += bf12_inputs) {
+        uint8_t both[bf12_bytes] = {};
+        for (int n = 0; n < panel_width; ++n) {
+            for (int i = 0; i < bf12_inputs; ++i) {
+                const uint16_t number = bits[n * depth + k + i];
+                const uint8_t name = names[number >> 8];
+                if (name < 16) {
+                    both[low_byte_at(i, n)] = uint8_t(number);
+                    both[name_at(i, n)] |= uint8_t(name << name_shift(i));
+                } else if (n < outputs && k + i < to.inputs) {
+                    if (num_odd == capacity) return false;
+                    panel.odd()[num_odd++] = {int32_t(k + i), uint16_t(n), number};
+                }
+            }
+        }
+        std::memcpy(panel.inputs(k), both, bf12_bytes);
+    }
+    std::stable_sort(panel.odd(), panel.odd() + num_odd, [](const OddWeight& a, const OddWeight& b) { return a.input < b.input; });
+    std::fill(panel.odd() + num_odd, panel.odd() + capacity + 1, OddWeight{INT32_MAX, 0, 0});
+    return true;
 }
 
 void widen_row(const Rows& from, int64_t row, float* to, int64_t count) {
@@ -148,22 +197,85 @@ Packed::Packed(Weight weight, int64_t outputs, int64_t inputs)
       depth(padded_inputs(weight, inputs)),
       panels((outputs + panel_width - 1) / panel_width),
       scales_at(size_t(round_up(input_bytes(weight) * depth, 64))),
-      panel_bytes(scales_at + size_t(round_up(int64_t(bytes_of_scales(weight, depth)), 64))),
+      panel_bytes(scales_at + size_t(round_up(int64_t(bytes_beside(weight, depth)), 64))),
       memory(size_t(panels) * panel_bytes) {}
 
-void pack(Packed& to, const std::vector<Rows>& parts) {
+namespace {
+
+// Rows of a matrix that lies in parts.
+class Source {
+public:
+    Source(const std::vector<Rows>& parts, int64_t inputs) : parts_(parts), inputs_(inputs) {}
+
+    void row(int64_t index, float* to) const {
+        const Rows& part = part_of(index);
+        widen_row(part, index, to, inputs_);
+    }
+
+    // Without a way through float32 where they are bf16.
+    void bits(int64_t index, uint16_t* to) const {
+        const Rows& part = part_of(index);
+        if (part.format == Weight::bf16) {
+            std::memcpy(to, static_cast<const bf16*>(part.numbers) + index * part.stride, size_t(inputs_) * sizeof(bf16));
+            return;
+        }
+        float* wide = static_cast<float*>(scratch(5, size_t(inputs_) * sizeof(float)));
+        widen_row(part, index, wide, inputs_);
+        for (int64_t k = 0; k < inputs_; ++k) {
+            bf16 number;
+            from_float(wide[k], number);
+            to[k] = number.bits;
+        }
+    }
+
+private:
+    const Rows& part_of(int64_t& index) const {
+        size_t part = 0;
+        for (; index >= parts_[part].count; ++part) index -= parts_[part].count;
+        return parts_[part];
+    }
+
+    const std::vector<Rows>& parts_;
+    int64_t inputs_;
+};
+
+void pack_panels(const Packed& to, const Source& source) {
     parallel_each(to.panels, 1, [&](int64_t index, int) {
         const size_t size = size_t(to.depth) * panel_width;
         float* rows = static_cast<float*>(scratch(4, size * sizeof(float)));
         std::memset(rows, 0, size * sizeof(float));
-        int64_t row = index * panel_width;
-        size_t part = 0;
-        for (int n = 0; n < panel_width && index * panel_width + n < to.outputs; ++n, ++row) {
-            for (; row >= parts[part].count; ++part) row -= parts[part].count;
-            widen_row(parts[part], row, rows + n * to.depth, to.inputs);
-        }
+        for (int64_t n = 0, row = index * panel_width; n < panel_width && row < to.outputs; ++n, ++row)
+            source.row(row, rows + n * to.depth);
         store_panel(to, index, rows);
     });
+}
+
+// False where the numbers do not fit.
+bool pack_bf12(const Packed& to, const Source& source) {
+    std::atomic<bool> fits{true};
+    parallel_each(to.panels, 1, [&](int64_t index, int) {
+        if (!fits.load(std::memory_order_relaxed)) return;
+        const size_t size = size_t(to.depth) * panel_width;
+        auto* bits = static_cast<uint16_t*>(scratch(4, size * sizeof(uint16_t)));
+        std::memset(bits, 0, size * sizeof(uint16_t));
+        for (int64_t n = 0, row = index * panel_width; n < panel_width && row < to.outputs; ++n, ++row)
+            source.bits(row, bits + n * to.depth);
+        if (!store_bf12(to, index, bits)) fits.store(false, std::memory_order_relaxed);
+    });
+    return fits.load();
+}
+
+}  // namespace
+
+std::unique_ptr<const Packed> pack(Weight weight, int64_t outputs, int64_t inputs, const std::vector<Rows>& parts) {
+    const Source source(parts, inputs);
+    if (has_bf12 && weight == Weight::bf16) {
+        auto packed = std::make_unique<const Packed>(Weight::bf12, outputs, inputs);
+        if (pack_bf12(*packed, source)) return packed;
+    }
+    auto packed = std::make_unique<const Packed>(weight, outputs, inputs);
+    pack_panels(*packed, source);
+    return packed;
 }
 
 template <class T>
@@ -180,6 +292,13 @@ void unpack_row(const Packed& from, int64_t output, T* to) {
             return each([p = reinterpret_cast<const fp16*>(panel), n](int64_t k) { return to_float(p[k * panel_width + n]); });
         case Weight::bf16:
             return each([p = reinterpret_cast<const bf16*>(panel), n](int64_t k) { return to_float(p[place_of(bf16_step, k, n)]); });
+        case Weight::bf12: {
+            const Bf12Panel own(from, output / panel_width);
+            each([&](int64_t k) { return to_float(own.number(k, n)); });
+            for (const OddWeight* odd = own.odd(); odd->input < from.inputs; ++odd)
+                if (odd->output == n) from_float(to_float(bf16{odd->bits}), to[odd->input]);
+            return;
+        }
         case Weight::int8: {
             const float scale = from.channel_scales(output / panel_width)[n];
             return each([=](int64_t k) {

@@ -96,6 +96,44 @@ def test_rows_and_threads_change_nothing(native: Any, level: str, name: str) -> 
             assert torch.equal(few, found[0][7 : 7 + rows]), rows
 
 
+def rare(weight: Any, how: str) -> Any:
+    """bfloat16 numbers of other magnitudes than most of their row."""
+    if how == "some tiny":
+        tiny = torch.rand(weight.shape, generator=GENERATOR) < 3e-4
+        weight = torch.where(tiny, weight * 2.0**-30, weight)
+        weight[3, 5], weight[4], weight[7] = 0, 0, weight[7] * 2.0**100
+        weight[9] *= 2.0**-118
+    elif how == "many zeros":
+        weight = torch.where(torch.rand(weight.shape, generator=GENERATOR) < 0.1, 0, weight)
+    elif how == "not finite":
+        weight[3, 5], weight[50, 0] = float("inf"), float("nan")
+    return weight.bfloat16()
+
+
+@pytest.mark.parametrize("how", ["all alike", "some tiny", "many zeros", "not finite"])
+def test_bfloat16_keeps_its_numbers(native: Any, level: str, how: str) -> None:
+    """In 12 bits where that is faster and they fit: the same numbers, and the same results."""
+    for shape in ((128, 64), (256, 896), (384, 1300), (128, 4864), (64, 896)):
+        weight = rare(random(*shape, gain=0.05), how)
+        packed = native.Matrix([weight], "bfloat16")
+        kept = torch.full(shape, float("nan"), dtype=torch.bfloat16)
+        packed.take_rows(torch.arange(shape[0]), kept)
+        assert torch.equal(kept.nan_to_num(-1), weight.nan_to_num(-1)), shape
+        short = level in ("avx2", "emulated")
+        if how == "all alike" or not short:
+            assert (packed.num_bytes < weight.numel() * 1.7) == short, shape
+        if how == "not finite":
+            continue
+        for threads, rows in ((1, 1), (2, 2), (3, 3), (8, 1), (1, 8), (2, 40), (1, 530)):
+            native.set_num_threads(threads)
+            x, out = random(rows, shape[1]).bfloat16(), torch.full((rows, shape[0]), float("nan"))
+            packed.multiply(x.float(), out)
+            x, whole = x.double(), weight.double()
+            error = (out - x @ whole.T).abs() / (x.abs() @ whole.abs().T + 1e-30)
+            assert float(error.max()) < 1e-5, (shape, rows, float(error.max()))
+    native.set_num_threads(1)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gates(native: Any, activation: str) -> None:
     act = ACTIVATIONS[activation]
