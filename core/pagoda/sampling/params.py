@@ -20,6 +20,10 @@ from pagoda.platform.errors import InvalidValue
 GREEDY_BELOW = 1e-5
 """A temperature under this is greedy, as in vLLM: dividing by it would only overflow."""
 
+FINITE = 1e30
+"""Divisors of logits stay under this, and repetition penalties over its inverse: float32 has no
+room for the quotients of much larger and smaller ones."""
+
 MAX_N = 16384
 MAX_LOGPROBS = 20
 
@@ -174,7 +178,7 @@ class SamplingParams(
             self.seed = None if seed == -1 else seed
 
     def _check_numbers(self) -> None:
-        self.temperature = _number("temperature", self.temperature, 0)
+        self.temperature = _number("temperature", self.temperature, 0, FINITE)
         if self.temperature < GREEDY_BELOW:
             self.temperature = 0.0
         self.top_p = _number("top_p", self.top_p, 0, 1, open_low=True)
@@ -182,7 +186,7 @@ class SamplingParams(
         self.presence_penalty = _number("presence_penalty", self.presence_penalty, -2, 2)
         self.frequency_penalty = _number("frequency_penalty", self.frequency_penalty, -2, 2)
         self.repetition_penalty = _number(
-            "repetition_penalty", self.repetition_penalty, 0, open_low=True
+            "repetition_penalty", self.repetition_penalty, 1 / FINITE, FINITE
         )
 
     def _check_words(self) -> None:

@@ -9,6 +9,7 @@ import logging
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from pagoda.platform.errors import (
     EngineDead,
@@ -21,6 +22,9 @@ from pagoda.platform.errors import (
 logger = logging.getLogger("pagoda.server")
 
 RETRY_AFTER_SECONDS = 1
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's number for a client that did not wait; it is only seen in the access log."""
 
 
 class RequestError(PagodaError):
@@ -96,10 +100,14 @@ def install(app: FastAPI) -> None:
         }.get(status, str(getattr(error, "detail", "")))
         return RequestError(status, what, headers=dict(headers) if headers else None).response()
 
+    async def answer_nobody(_: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
     async def answer_unforeseen(_: Request, error: Exception) -> Response:
         return _unforeseen().response()  # raised again behind us, and logged there
 
     app.add_exception_handler(PagodaError, answer)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_exception_handler(HTTPException, answer_http)
     app.add_exception_handler(Exception, answer_unforeseen)
 

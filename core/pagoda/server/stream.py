@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -18,22 +19,15 @@ from pagoda.server.errors import explained
 
 T = TypeVar("T")
 
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's number for a client that did not wait; it is only seen in the access log."""
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
-
 
 async def until_disconnect(work: Awaitable[T], receive: Receive) -> T:
-    """The result of ``work``, which is cancelled when the client goes away: ClientGone then."""
+    """The result of ``work``, cancelled when the client goes away: ClientDisconnect then."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()
@@ -95,7 +89,7 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await until_disconnect(self.stream_response(send), receive)
-        except ClientGone:
+        except ClientDisconnect:
             pass
         finally:
             await self.lines.aclose()
@@ -104,20 +98,13 @@ class EventStream(StreamingResponse):
 async def answer_events(request: Request, chunks: AsyncGenerator[msgspec.Struct, None]) -> Response:
     """A stream of ``chunks``.  It begins when the first one is there: what fails before still
     gets an error status."""
-    try:
-        first = await until_disconnect(anext(chunks), request.receive)
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    first = await until_disconnect(anext(chunks), request.receive)
     return EventStream(_events(first, chunks))
 
 
 async def answer_whole(request: Request, work: Awaitable[msgspec.Struct]) -> Response:
     """The JSON of what ``work`` returns."""
-    try:
-        answer = await until_disconnect(work, request.receive)
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return json_response(answer)
+    return json_response(await until_disconnect(work, request.receive))
 
 
 def json_response(answer: msgspec.Struct) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from typing import Any
@@ -374,3 +375,20 @@ def test_a_client_that_leaves_aborts_its_requests(serve: Any, prompt: Any, strea
     assert server.llm.aborted.wait(10)
     metrics = server.http.get("/metrics").text
     assert f'finished_reason="abort",model_name="fake/model"}} {len(server.llm.seen)}.0' in metrics
+
+
+def test_a_client_that_leaves_within_its_body_is_no_failure(server: Any) -> None:
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": COMPLETIONS, "headers": headers}
+    scope |= {"http_version": "1.1", "scheme": "http", "query_string": b"", "root_path": ""}
+    asyncio.run(server.app(scope, receive, send))
+    assert sent[0]["status"] == 499
