@@ -108,12 +108,10 @@ class LLM:
         (``continue_final_message``, with ``add_generation_prompt`` off).
 
         Raises InvalidValue or UnsupportedFeature before anything runs."""
-        one = bool(messages) and isinstance(messages[0], Mapping)
-        conversations: Any = [messages] if one else messages
         prompts = []
-        for conversation in conversations:
+        for conversation in _conversations(messages):
             text = self.client.tokenizer.render_chat(
-                list(conversation),
+                conversation,
                 chat_template=chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -254,6 +252,19 @@ def _as_list(prompts: Any) -> list[Any]:
     if listed and all(isinstance(item, numbers.Integral) for item in listed):
         return [listed]
     return listed
+
+
+def _conversations(messages: Any) -> list[list[Message]]:
+    """One conversation or several: a list of messages is one."""
+    allowed = "must be a list of messages with role and content, or a list of such lists"
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+        raise InvalidValue("messages", messages, allowed)
+    listed = list(messages)
+    conversations = [listed] if listed and isinstance(listed[0], Mapping) else listed
+    for conversation in conversations:
+        if not isinstance(conversation, list | tuple) or not conversation:
+            raise InvalidValue("messages", conversation, allowed)
+    return [list(conversation) for conversation in conversations]
 
 
 @contextlib.contextmanager

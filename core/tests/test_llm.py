@@ -92,6 +92,18 @@ def test_chat_takes_what_vllms_takes(llm: LLM) -> None:
     assert [output.prompt for output in two] == ["Once upon", "Once"]
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        *(None, 5, "Once", b"Once", {"role": "user", "content": "Once"}, ["Once"], [[]], [[5]]),
+        *([None], [{"content": "Once"}], [{"role": "user"}]),
+    ],
+)
+def test_what_is_no_conversation(llm: LLM, messages: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"^messages="):
+        llm.chat(messages, GREEDY, chat_template=TEMPLATE)
+
+
 def test_a_script_of_vllms_users(llm: LLM) -> None:
     tokenizer = llm.get_tokenizer()
     said = [{"role": "user", "content": "Once"}]

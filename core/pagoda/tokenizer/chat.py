@@ -111,6 +111,8 @@ def _shaped(message: Message, wants_parts: bool | None) -> dict[str, Any]:
             shaped["content"] = [{"type": "text", "text": content}]
     elif content is not None:
         raise InvalidValue("messages", content, "content must be a string or a list of text parts")
+    elif "content" not in shaped and not shaped.get("tool_calls"):
+        raise InvalidValue("messages", message, "each must have content, or tool_calls")
     if shaped.get("tool_calls"):
         shaped["tool_calls"] = [_tool_call(call) for call in shaped["tool_calls"]]
     return shaped
