@@ -239,7 +239,7 @@ def test_serve_against_a_server_and_without_one(capsys: Capture) -> None:
     assert report["settings"]["model"] == "tiny" and "hidden" not in out
     assert report["summary"]["completed"]["min"] == 6
     assert report["summary"]["ttft_ms_p50"]["median"] >= 0
-    assert main(["bench", "serve", "--base-url", "http://127.0.0.1:9"]) == 1
+    assert main(["bench", "serve", "--port", "9"]) == 1
     assert "no server answers at http://127.0.0.1:9" in capsys.readouterr().err
     assert main(["bench", "serve", "--base-url", "localhost"]) == 1
 

@@ -58,6 +58,8 @@ def run(words: Sequence[str]) -> int:
     parser = _parser()
     args = parser.parse_args(words)
     set_up_logs(args.debug)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    args.base_url = args.base_url or f"http://{host}:{args.port}"
     if args.endpoint == CHAT and args.dataset_path is None:
         parser.error(f"{CHAT} needs texts: --dataset-path")
     report = asyncio.run(_run(args, words))
@@ -70,7 +72,9 @@ def _parser() -> Parser:
         PROG, "Measure a running server, ours or another with OpenAI's API, as its clients see it."
     )
     group = parser.add_argument_group("server")
-    group.add_argument("--base-url", default="http://127.0.0.1:8000", metavar="URL")
+    group.add_argument("--host", default="127.0.0.1", metavar="TEXT", help="where it listens")
+    group.add_argument("--port", type=int, default=8000, metavar="N", help="where it listens")
+    group.add_argument("--base-url", metavar="URL", help="instead of host and port")
     group.add_argument("--endpoint", choices=(COMPLETIONS, CHAT), default=COMPLETIONS)
     group.add_argument("--model", metavar="TEXT", help="default: the first that it serves")
     group.add_argument(
