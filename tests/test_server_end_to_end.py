@@ -171,7 +171,7 @@ def test_special_tokens_in_an_echoed_prompt_count_as_they_stand_there(
     (choice,) = answer.choices
     scores = choice.logprobs
     assert scores is not None and scores.tokens is not None and scores.text_offset is not None
-    begun = [(start, token) for start, token in zip(scores.text_offset, scores.tokens) if token]
+    begun = list(zip(scores.text_offset, scores.tokens, strict=True))
     assert begun[0] == (0, "<s>") and (4, "</s>") in begun  # the first was added
     for start, token in begun[1:]:
         assert choice.text[start:].startswith((token, token.lstrip())), (start, token)

@@ -26,8 +26,8 @@ def test_bytes(assets: Path, tmp_path: Path, text: str) -> None:
     backend.save(str(folder / "tokenizer.json"))
     tokenizer = load_tokenizer(str(folder))
     text = text.format(bos[0])
-    starts = tokenizer.text_starts(text)
-    whole = [(start, tokenizer.token_text(i)) for start, i in zip(starts, tokenizer.encode(text))]
+    starts, ids = tokenizer.text_starts(text), tokenizer.encode(text)
+    whole = [(start, tokenizer.token_text(i)) for start, i in zip(starts, ids, strict=True)]
     assert whole[0] == (0, bos[0]) and starts[0] == starts[1] == 0
     assert all(text.startswith(t, start) for start, t in whole[1:] if "\ufffd" not in t)
     assert starts == sorted(starts) and starts[1:] == tokenizer.text_starts(text, False)
@@ -39,7 +39,7 @@ def test_words_with_a_blank_in_front(stories260k: Path, text: str) -> None:
     text = text.format("</s>")
     starts, ids = tokenizer.text_starts(text), tokenizer.encode(text)
     assert (starts[0], ids[0]) == (0, tokenizer.bos_token_id) and len(starts) == len(ids)
-    for start, token in list(zip(starts, ids))[1:]:
+    for start, token in list(zip(starts, ids, strict=True))[1:]:
         shown = tokenizer.token_text(token)
         if "\ufffd" not in shown:
             assert text.startswith((shown, shown.lstrip(" ")), start), (start, shown)

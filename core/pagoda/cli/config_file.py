@@ -1,4 +1,4 @@
-"""``--config FILE``: a command's long options as a YAML mapping, which the command line overrides."""
+"""``--config FILE``: a command's long options as a YAML mapping; the command line wins over it."""
 
 from __future__ import annotations
 
