@@ -138,6 +138,15 @@ def test_end_of_sequence_exactly_where_the_grammar_may_end() -> None:
     assert walk.finished and walk.error is None
 
 
+def test_what_grows_too_large_on_its_way_is_told_with_a_remedy() -> None:
+    walk = start(regex="(a?){2000}a{2000}")
+    for _ in range(3):
+        walk.mask()
+        walk.advance([TOKENIZER.backend.token_to_id("a")])
+    assert walk.error is not None
+    assert "grows too large; make repetitions" in walk.error and "verbose" not in walk.error
+
+
 def test_a_token_against_the_grammar_is_an_error() -> None:
     walk = start(regex="abc")
     walk.advance([5])

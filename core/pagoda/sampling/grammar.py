@@ -238,5 +238,7 @@ def _shortened(reason: str) -> str:
     """The first lines of an error, on one line."""
     if reason.startswith("NoExtension"):
         return "no text fits, since rules refer to each other without an end"
-    line = " ".join(reason.split("<state>")[0].split())
+    if "too many expressions" in reason:
+        return "it grows too large; make repetitions within repetitions smaller"
+    line = " ".join(re.split("<state>|<non-verbose", reason)[0].split())
     return line if len(line) <= 300 else line[:297] + "..."
