@@ -83,7 +83,12 @@ class GrammarCompiler:
     ) -> LLMatcher:
         if len(source.encode("utf-8", "surrogatepass")) > LONGEST[field]:
             raise InvalidValue(_name(field), source, f"must be under {LONGEST[field]} bytes")
-        limits = llguidance.LLParserLimits(step_max_items=20_000, verbose_errors=False)
+        limits = llguidance.LLParserLimits(
+            step_max_items=20_000,
+            # The first work holds Python's lock, and with it all streams: 0.2 s at most, not 1.
+            initial_lexer_fuel=200_000,
+            verbose_errors=False,
+        )
 
         def work() -> LLMatcher:
             grammar = _grammar(field, source, options)
