@@ -73,11 +73,12 @@ class Tokenizer:
         literally are a part of it, those that were added are not."""
         encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
         stream = self.text_stream((), skip_special_tokens=False)
-        starts, spelled = [], ""
+        starts, pieces, end = [], [], 0
         for token_id, added in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
-            starts.append(len(spelled + stream.likely()))
-            spelled += "" if added else stream.push(token_id)
-        if spelled + stream.flush() == text:
+            starts.append(end + len(stream.likely()))
+            pieces.append("" if added else stream.push(token_id))
+            end += len(pieces[-1])
+        if "".join(pieces) + stream.flush() == text:
             return starts
         # Spelled otherwise, say with a blank in front; the tokenizer's own account, which it may
         # trim of blanks where it spells texts as they are.

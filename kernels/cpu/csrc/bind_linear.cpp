@@ -156,6 +156,7 @@ Binding bind_linear([](nb::module_& m) {
         .def_prop_ro("num_bytes", &Matrix::num_bytes)
         .def_prop_ro("outputs", &Matrix::outputs)
         .def_prop_ro("inputs", &Matrix::inputs);
+    m.attr("bfloat16_bytes") = has_bf12 ? 1.54 : 2.0;  // of a packed weight; those that 12 bits cannot tell, counted in
 });
 
 }  // namespace

@@ -8,12 +8,10 @@ from pagoda.models.weights import which_files
 from pagoda.platform import BadCheckpoint, ModelInfo, RunnerConfig
 from pagoda_cpu import hardware
 
-SHORT_LEVELS = ("avx2",)
-"""Where the kernels pack bfloat16 into 12 bits, and some more for what those cannot tell."""
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def prepared_bytes(quantization: str | None, num_weights: int, itemsize: int) -> int:
+def prepared_bytes(quantization: str | None, num_weights: int, itemsize: float) -> int:
     """What a linear layer's weights take once packed, scales counted in."""
     each = {None: float(itemsize), "int8": 1.01, "int4": 0.52}[quantization]
     return int(num_weights * each)
@@ -22,12 +20,10 @@ def prepared_bytes(quantization: str | None, num_weights: int, itemsize: int) ->
 def provide(config: RunnerConfig, model: ModelInfo) -> Any:
     """A ``native.Provision`` of about what the weights will take: nothing where that is much of
     what is free, or where its thread would have no core to itself."""
-    from pagoda_kernels_cpu import LEVEL, native
+    from pagoda_kernels_cpu import native
 
-    num_weights, itemsize = _num_weights(config, model), ITEMSIZE[config.dtype]
-    needed = prepared_bytes(config.quantization, num_weights, itemsize)
-    if config.dtype == "bfloat16" and config.quantization is None and LEVEL in SHORT_LEVELS:
-        needed = needed * 77 // 100
+    itemsize = native.bfloat16_bytes if config.dtype == "bfloat16" else ITEMSIZE[config.dtype]
+    needed = prepared_bytes(config.quantization, _num_weights(config, model), itemsize)
     _, free = hardware.memory()
     alone = hardware.num_threads(config.platform_options.get("cpu_threads")) == 1
     return native.Provision(0 if alone or 2 * needed > free else needed)
